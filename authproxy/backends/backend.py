@@ -1,0 +1,56 @@
+"""The seam to a functions platform: ready? wake! where? how are its paths encoded?"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from policies.tables import Place
+
+
+class Address(NamedTuple):
+    """Where a connection goes; the key of the upstream pool."""
+
+    host: str
+    port: int
+    is_tls: bool = False
+
+
+class Destination(NamedTuple):
+    """Where one request leaves to. ``target`` says exactly what was judged, in the encoding this platform reads."""
+
+    address: Address
+    target: bytes
+    """Origin-form with query, ready for the request line."""
+    host: bytes
+    """Value of the Host field."""
+
+
+class Readiness(NamedTuple):
+    """What the platform says of one function."""
+
+    ready_replicas: int
+    does_exist: bool = True
+
+
+class Backend(Protocol):
+    """
+    One functions platform. ``tests/contracts/backend.py`` runs over every implementation, each against a server that
+    speaks that platform's published API over a socket.
+    """
+
+    name: str
+
+    def destination(self, place: Place, query: str | None) -> Destination:
+        """Where the request of ``place`` leaves to. Pure."""
+
+    async def readiness(self, namespace: str, function: str) -> Readiness:
+        """Ask the platform once. Raises ``BackendUnavailable`` when it cannot be known."""
+
+    async def wake(self, namespace: str, function: str) -> None:
+        """Ask the platform for one replica. Raises ``BackendUnavailable``; idempotent."""
+
+    def says_not_reached(self, status: int, fields: list[tuple[bytes, bytes]]) -> bool:
+        """True when the platform itself answered and the function was not reached."""
+
+    async def close(self) -> None:
+        """Close connections."""

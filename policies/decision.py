@@ -1,0 +1,155 @@
+"""
+What the core answers, and why: one sum type and one closed list of reasons.
+
+Every edge turns these values into bytes and none of them adds a verdict of its own. A reason's status is
+written in ``problem.py`` and nowhere else; the word itself appears unchanged in ``X-Portero-Reason``, in the
+audit line and in the metric, so that the three can be joined.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from policies.principal import Principal
+    from policies.tables import Place
+
+
+class Reason(StrEnum):
+    """The closed list of reasons for a refusal (docs/http.md has the table of statuses)."""
+
+    BAD_REQUEST = "bad-request"
+    BODY_MALFORMED = "body-malformed"
+    TENANT_CONFLICT = "tenant-conflict"
+    CREDENTIAL_AMBIGUOUS = "credential-ambiguous"
+    LOGIN_FAILED = "login-failed"
+    CREDENTIAL_MISSING = "credential-missing"
+    CREDENTIAL_INVALID = "credential-invalid"
+    SESSION_EXPIRED = "session-expired"
+    NO_RULE_ALLOWS = "no-rule-allows"
+    DENIED_BY_RULE = "denied-by-rule"
+    TENANT_MISMATCH = "tenant-mismatch"
+    TENANT_DISABLED = "tenant-disabled"
+    ORIGIN_REFUSED = "origin-refused"
+    TENANT_UNKNOWN = "tenant-unknown"
+    ROUTE_UNKNOWN = "route-unknown"
+    FUNCTION_UNKNOWN = "function-unknown"
+    RESULT_UNKNOWN = "result-unknown"
+    METHOD_NOT_ALLOWED = "method-not-allowed"
+    REQUEST_TIMEOUT = "request-timeout"
+    BODY_TOO_LARGE = "body-too-large"
+    HEAD_TOO_LARGE = "head-too-large"
+    HOST_MISDIRECTED = "host-misdirected"
+    HTTPS_REQUIRED = "https-required"
+    RATE_LIMITED = "rate-limited"
+    CONCURRENCY_LIMITED = "concurrency-limited"
+    WAKE_LIMITED = "wake-limited"
+    QUEUE_FULL = "queue-full"
+    TOO_MANY_FAILURES = "too-many-failures"
+    INTERNAL_ERROR = "internal-error"
+    UPSTREAM_UNREACHABLE = "upstream-unreachable"
+    UPSTREAM_CLOSED = "upstream-closed"
+    UPSTREAM_GARBLED = "upstream-garbled"
+    UPSTREAM_TIMEOUT = "upstream-timeout"
+    COLD_START_TIMEOUT = "cold-start-timeout"
+    KEYS_UNAVAILABLE = "keys-unavailable"
+    PROVIDER_UNAVAILABLE = "provider-unavailable"
+    SESSION_STORE_UNAVAILABLE = "session-store-unavailable"
+    WAKE_FAILED = "wake-failed"
+    OVERLOADED = "overloaded"
+    POLICY_UNAVAILABLE = "policy-unavailable"
+    DRAINING = "draining"
+    CLIENT_GONE = "client-gone"
+    """Only in the audit: nobody is left to read an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuleRef:
+    """Where in the operators' files the rule stands that decided: id and ``file:line``."""
+
+    id: str
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class LimitState:
+    """What one limit has left after a spend; the edges print it as ``RateLimit`` (ietf-httpapi-ratelimit-headers)."""
+
+    id: str
+    quota: int
+    """Requests per window (``q``)."""
+    window_s: int
+    """Whole seconds, at least 1 (``w``)."""
+    remaining: int
+    """Requests that would be admitted now (``r``), never negative."""
+    reset_s: int
+    """Whole seconds until ``remaining`` is the quota again (``t``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    """The request may leave for its function; everything the edge needs to send it there."""
+
+    place: Place
+    principal: Principal
+    rule: RuleRef | None
+    """The allowing rule, None for a public function."""
+    limits: tuple[LimitState, ...] = ()
+    shadowed: tuple[Deny, ...] = ()
+    """Refusals that shadow mode turned into a count and a log line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """401: who is it? Carries what RFC 6750 section 3 wants in ``WWW-Authenticate``."""
+
+    reason: Reason
+    error: str | None = None
+    """``invalid_token`` or ``invalid_request``; None when no credential was sent (RFC 6750 section 3.1)."""
+    detail: str = ""
+    tenant: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Deny:
+    """The request ends here."""
+
+    reason: Reason
+    detail: str = ""
+    """One sentence for the caller: never an exception's text, never whether something hidden exists."""
+    rule: RuleRef | None = None
+    """For the audit and ``explain``; not sent to the caller."""
+    retry_after_s: int | None = None
+    """Whole seconds; None where waiting does not help."""
+    limits: tuple[LimitState, ...] = ()
+    allowed_methods: tuple[str, ...] = ()
+    """For 405: the ``Allow`` field (RFC 9110 section 15.5.6)."""
+    tenant: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Portero answers by itself and nothing is refused: a CORS preflight."""
+
+    status: int
+    fields: tuple[tuple[str, str], ...]
+    tenant: str | None = None
+
+
+Decision = Allow | Challenge | Deny | Answer
+Refusal = Challenge | Deny
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A refusal as HTTP: what ``problem.py`` renders and every edge writes unchanged."""
+
+    status: int
+    fields: tuple[tuple[str, str], ...]
+    body: bytes
+    reason: Reason
+    members: Mapping[str, object] | None = None

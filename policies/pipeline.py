@@ -1,0 +1,123 @@
+"""
+The order of the five questions, and nothing else.
+
+``judge`` is a generator: it *yields* what it needs to know from outside (a ``Need``) and is *sent* the answer, so
+that the
+core does no I/O and exists once. The gate drives it: when an answer is at hand it sends it at once and the usual
+request
+is judged without a single ``await``; when it is not, the same generator waits until it is. Tests drive it by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+from policies.decision import Allow, Answer, Challenge, Decision, Deny, LimitState, Reason, Refusal
+from policies.limits import Check, checks_for
+from policies.principal import Principal
+from policies.rbac import Granted, may
+from policies.request import AccessRequest
+from policies.tables import Place, PolicySet
+from policies.tenancy import resolve
+
+
+@dataclass(frozen=True, slots=True)
+class Identify:
+    """Question 2. Answer: a ``Principal``, or the refusal."""
+
+    place: Place
+    request: AccessRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Spend:
+    """Question 4. Answer: ``Spent``."""
+
+    place: Place
+    checks: tuple[Check, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Question 5. Answer: None when the function can take the request, or the refusal."""
+
+    place: Place
+    principal: Principal
+    request: AccessRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """All checks admitted and taken (``refused`` None), or nothing taken and the index of the first that refused."""
+
+    states: tuple[LimitState, ...]
+    refused: int | None = None
+    retry_after_s: int = 0
+
+
+Need = Identify | Spend | Ready
+
+
+def judge(request: AccessRequest, policies: PolicySet, now: float) -> Generator[Need, Any, Decision]:
+    """Ask the five questions of one request in their order; see the package docstring for why in this order."""
+    place = resolve(request, policies)
+    if not isinstance(place, Place):
+        return place
+
+    principal = yield Identify(place, request)
+    if not isinstance(principal, Principal):
+        return _refused(principal)
+
+    shadowed: tuple[Deny, ...] = ()
+    verdict = may(place, principal, request, "invoke", now)
+    if isinstance(verdict, Deny):
+        if "policy" not in place.tenant.shadow:
+            return verdict
+        shadowed = (verdict,)
+
+    states: tuple[LimitState, ...] = ()
+    if checks := checks_for(place, principal, request):
+        spent: Spent = yield Spend(place, checks)
+        states = spent.states
+        if spent.refused is not None:
+            refusal = Deny(
+                Reason.RATE_LIMITED,
+                detail=f"limit {checks[spent.refused].id!r} is used up",
+                rule=checks[spent.refused].ref,
+                retry_after_s=spent.retry_after_s,
+                limits=states,
+                tenant=place.tenant.name,
+            )
+            if "limits" not in place.tenant.shadow:
+                return refusal
+            shadowed += (refusal,)
+
+    refusal_or_none: Refusal | None = yield Ready(place, principal, request)
+    if refusal_or_none is not None:
+        return refusal_or_none
+
+    rule = verdict.rule if isinstance(verdict, Granted) else None
+    return Allow(place, principal, rule, states, shadowed)
+
+
+def judge_again(request: AccessRequest, place: Place, now: float) -> Generator[Need, Any, Principal | Refusal]:
+    """Questions 2 and 3 of a request that was held: a token may have expired, a policy changed meanwhile."""
+    principal = yield Identify(place, request)
+    if not isinstance(principal, Principal):
+        return _refused(principal)
+    verdict = may(place, principal, request, "invoke", now)
+    if isinstance(verdict, Deny) and "policy" not in place.tenant.shadow:
+        return verdict
+    return principal
+
+
+def _refused(answer: object) -> Refusal:
+    """A driver that answers anything but a principal or a refusal has a defect: that must not widen access."""
+    if isinstance(answer, Challenge | Deny):
+        return answer
+    return Deny(Reason.INTERNAL_ERROR)
+
+
+__all__ = ["Answer", "Identify", "Need", "Ready", "Spend", "Spent", "judge", "judge_again"]

@@ -1,0 +1,303 @@
+"""
+Documents, compiled: the values that the hot path reads. Built once per reload by ``compiler.py``, never changed after.
+
+Every lookup here is a dict probe or a bounded number of them: nothing on the path of a request walks a list of rules.
+Patterns are exact, ``prefix*`` or ``*`` and nothing else; that is what keeps it so (design: lookups stay O(1)).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+
+from policies.decision import RuleRef
+
+if TYPE_CHECKING:
+    from policies.principal import Principal
+    from policies.request import AccessRequest
+
+ACTIONS: Final = ("invoke", "describe", "list", "deploy", "update", "delete", "scale", "logs", "secrets")
+"""The closed set of actions; the data path only ever asks ``invoke``."""
+
+Per = Literal["tenant", "subject", "function", "ip", "identity-failure"]
+
+
+class Pattern(NamedTuple):
+    """``exact``, ``prefix*`` or ``*``: an exact beats the longest prefix beats ``*``."""
+
+    text: str
+    """Without the star."""
+    is_prefix: bool
+
+    def matches(self, name: str) -> bool:
+        return name.startswith(self.text) if self.is_prefix else name == self.text
+
+
+class Facts(NamedTuple):
+    """What a condition may look at. Made only when a rule that could match has a condition."""
+
+    request: AccessRequest
+    principal: Principal
+    function: str
+    path: str
+    """Function-relative canonical path."""
+    now: float
+
+
+Condition = Callable[[Facts], bool]
+"""True when it holds; raises when it cannot be known (missing claim): that matches in ``deny`` and not in ``allow``."""
+
+
+@dataclass(frozen=True, slots=True)
+class ColdStart:
+    max_wait_s: float = 30.0
+    max_held: int = 100
+    overflow: Literal["reject", "page", "async"] = "reject"
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds. ``total_s`` None: no bound (streams)."""
+
+    connect_s: float = 5.0
+    first_byte_s: float = 60.0
+    idle_s: float = 60.0
+    total_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionSpec:
+    """How one function, or every function a pattern names, is treated."""
+
+    pattern: Pattern
+    is_public: bool = False
+    concurrency: int | None = None
+    """Requests a replica serves at once; None: unbounded once the function is warm."""
+    cold_start: ColdStart = ColdStart()
+    timeouts: Timeouts = Timeouts()
+    max_body_bytes: int | None = 10 * 1024 * 1024
+    """None: unbounded."""
+    is_direct: bool = True
+    """Reachable under ``/function/<name>`` and not only by its routes."""
+    allows_encoded_slash: bool = False
+    forwards_credentials: bool = False
+    direct_url: str | None = None
+
+
+class RoutePart(NamedTuple):
+    """One segment of a route's path: a literal, or a parameter ``{name}`` that takes exactly one segment."""
+
+    text: str
+    is_parameter: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSpec:
+    id: str
+    parts: tuple[RoutePart, ...]
+    has_trailing_slash: bool
+    takes_rest: bool
+    """The path ended in ``/*``: further segments are appended to ``to``."""
+    methods: frozenset[str] | None
+    """None: any but TRACE and CONNECT. Routing, never protection."""
+    function: str
+    to: tuple[RoutePart, ...] | None
+    """The function-relative path; None: the request's own path."""
+    to_has_trailing_slash: bool
+    is_https_only: bool
+    is_enabled: bool
+    cors_origins: frozenset[str]
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderSpec:
+    """One OpenID Provider of one tenant. No defaults where security depends on it."""
+
+    name: str
+    issuer: str
+    audiences: frozenset[str]
+    algorithms: frozenset[str]
+    tenant_claim: str | None
+    groups_claim: str | None
+    """Dotted path into the claims."""
+    email_claim: str
+    name_claim: str
+    email_domains: frozenset[str]
+    jwks_uri: str | None
+    """None: from discovery."""
+    allowed_private_hosts: frozenset[str]
+    """Hosts that may resolve to private addresses (AP-R43)."""
+    max_token_lifetime_s: float
+    login: Mapping[str, Any] | None
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceAccountSpec:
+    name: str
+    public_keys: tuple[str, ...]
+    """Names of PEM files under ``--secrets DIR/<tenant>/``."""
+    audiences: frozenset[str]
+    groups: frozenset[str]
+    allows_missing_audience: bool
+    """``legacy_no_audience``: Dispatch's tokens had none."""
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class LimitSpec:
+    """One limit. Exactly one of ``rate_per_s``, ``concurrent`` and ``wakes_per_s`` is set."""
+
+    id: str
+    per: Per
+    functions: tuple[Pattern, ...] | None
+    """None: all."""
+    rate_per_s: float | None
+    burst: int
+    """Requests admitted at once after a long silence; at least 1."""
+    window_s: int
+    """The window the operator wrote (``/s`` 1, ``/m`` 60, ``/h`` 3600): ``w`` of RateLimit-Policy."""
+    quota: int
+    """Requests per window, as written."""
+    concurrent: int | None
+    wakes_per_s: float | None
+    on_store_failure: Literal["local", "open", "closed"]
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ceilings:
+    """What the platform operator grants a tenant at most; a tenant's own limits come on top and never raise these."""
+
+    rate: LimitSpec | None = None
+    wakes: LimitSpec | None = None
+    held: int = 1000
+    held_bytes: int = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class BackendSpec:
+    name: str
+    kind: Literal["openfaas"]
+    url: str
+    credentials: str | None
+    """Name of a file or folder under ``--secrets DIR/platform/``; None: no credentials."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSpec:
+    """One allow or deny rule as compiled; ``condition`` None: unconditional."""
+
+    ref: RuleRef
+    condition: Condition | None
+    methods: frozenset[str] | None
+    role_mask: int
+    """Bits of the roles that hold the rule (allow); for deny always all bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class TenantTable:
+    """Everything one tenant's file says, compiled; nothing of another tenant is reachable from here."""
+
+    name: str
+    namespace: str
+    backend: str
+    owns: tuple[Pattern, ...] | None
+    """None: the namespace is this tenant's alone."""
+    is_disabled: bool
+    shadow: frozenset[str]
+    """Stages whose refusals are let through: ``policy``, ``limits``, ``identity``."""
+    providers: tuple[ProviderSpec, ...]
+    service_accounts: tuple[ServiceAccountSpec, ...]
+    functions: FunctionTable
+    routes: RouteTable
+    rbac: RbacTable
+    limits: tuple[LimitSpec, ...]
+    ceilings: Ceilings
+    hosts: tuple[str, ...]
+    where: str
+    providers_by_issuer: Mapping[str, ProviderSpec] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionTable:
+    """Function name -> spec; ``memo`` is a bounded cache of names seen."""
+
+    exact: Mapping[str, FunctionSpec]
+    prefixes: tuple[FunctionSpec, ...]
+    """Longest first; ``*`` last."""
+    memo: dict[str, FunctionSpec] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RouteTable:
+    """Routes by shape; see ``tenancy.py`` for the match."""
+
+    static: Mapping[str, tuple[RouteSpec, ...]]
+    """Routes without parameters, by canonical path."""
+    by_length: Mapping[int, tuple[RouteSpec, ...]]
+    """Routes with parameters, by number of segments; most literal first."""
+    open_ended: tuple[RouteSpec, ...]
+    """Routes ending in ``/*``, longest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class RbacTable:
+    """Role bits and rule lookups of one tenant (``rbac.py``)."""
+
+    role_bits: Mapping[str, int]
+    by_subject: Mapping[str, int]
+    """``provider|sub`` -> role mask."""
+    by_group: Mapping[str, int]
+    by_email: Mapping[str, int]
+    by_service_account: Mapping[str, int]
+    allow: Mapping[str, RuleIndex]
+    """Action -> index."""
+    deny: Mapping[str, RuleIndex]
+
+
+@dataclass(frozen=True, slots=True)
+class RuleIndex:
+    """Rules of one action and effect by function pattern."""
+
+    exact: Mapping[str, tuple[RuleSpec, ...]]
+    prefixes: Mapping[str, tuple[RuleSpec, ...]]
+    """``""`` holds the rules of ``*``."""
+    prefix_lengths: tuple[int, ...]
+    """The distinct lengths that occur in ``prefixes``: one dict probe each."""
+    memo: dict[str, tuple[RuleSpec, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySet:
+    """One generation of policy: immutable, swapped as a whole; a request keeps the set it started with."""
+
+    revision: str
+    """Hash of the documents: equal content, equal revision (H6, H7)."""
+    tenants: Mapping[str, TenantTable]
+    hosts: Mapping[str, TenantTable]
+    """Canonical host -> tenant."""
+    wildcard_hosts: Mapping[str, TenantTable]
+    """Suffix after ``*`` with its dot (``.acme.example``) -> tenant; longest suffix wins, one label or more."""
+    backends: Mapping[str, BackendSpec]
+    trusted_peers: tuple[str, ...]
+    """CIDRs that may speak X-Forwarded-*."""
+    rule_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Answer to question 1: which tenant, which function, under which route, by which function-relative path."""
+
+    tenant: TenantTable
+    function: str
+    spec: FunctionSpec
+    route: RouteSpec | None
+    """None: reached by ``/function/<name>``."""
+    segments: tuple[str, ...]
+    """Function-relative, decoded."""
+    has_trailing_slash: bool
+    path: str
+    """Function-relative, canonical, starting with ``/``: what policy judges."""
