@@ -1,0 +1,49 @@
+# Two commands do all set-up from a clean clone: `make demo` and `make test`. `make check` runs the static checks.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Everything is installed at the versions that were tested, build tools included.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format lock bench clean
+
+help: ## Show this list.
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Portero needs Python 3.11 or newer; set PYTHON=..." >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[test,check]'
+	@touch $@
+
+demo: $(VENV)/.installed ## Install into .venv and run the demo.
+	$(BIN)/portero demo
+
+test: $(VENV)/.installed ## Install what the tests need (Redis, nginx, Caddy, wrk) and run all of them.
+	sh tests/system-packages.sh
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.installed ## Static checks: ruff, ruff format, mypy --strict, import-linter.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed ## Format and fix what can be fixed.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed ## The benchmarks, with their targets checked (about ten minutes, quiet machine wanted).
+	sh tests/system-packages.sh
+	$(BIN)/python benchmarks/decide.py --check
+	$(BIN)/python benchmarks/proxy.py --check
+	$(BIN)/python benchmarks/stream.py --check
+
+lock: ## Write constraints.txt anew from the newest versions that fit pyproject.toml.
+	sh tests/lock.sh
+
+clean: ## Remove what was installed and cached.
+	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .import_linter_cache
