@@ -1,0 +1,74 @@
+"""Settings from flags, environment and file: precedence, and every mistake at once."""
+
+from pathlib import Path
+
+import pytest
+
+from authproxy.settings import Settings, known_settings, load_settings
+from policies.errors import SettingsError
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_flags_beat_environment_beats_file(tmp_path: Path) -> None:
+    """The nearer to the person who starts it, the stronger."""
+    file = tmp_path / "portero.toml"
+    file.write_text('policies = "from-file"\nlisten = "127.0.0.1:1"\nadmin = "127.0.0.1:1"\ndrain = 1\n')
+    environment = {"PORTERO_LISTEN": "127.0.0.1:2", "PORTERO_ADMIN": "127.0.0.1:2", "PATH": "x"}
+    settings = load_settings({"admin": "[::1]:3", "policies": None}, environment, file)
+    assert settings.policies == Path("from-file")
+    assert settings.listen == ("127.0.0.1", 2)
+    assert settings.admin == ("::1", 3)
+    assert settings.drain == 1.0
+
+
+def test_all_mistakes_are_told_at_once_with_their_source(tmp_path: Path) -> None:
+    """Three wrong settings in three places give three lines, each naming its place."""
+    file = tmp_path / "portero.toml"
+    file.write_text('colour = "red"\ndrain = -1\n')
+    with pytest.raises(SettingsError) as caught:
+        load_settings({"listen": "nonsense"}, {"PORTERO_REDIS": "http://x"}, file)
+    lines = caught.value.mistakes
+    assert any("colour" in line and "no such setting" in line for line in lines)
+    assert any(line.startswith(f"{file}: drain") for line in lines)
+    assert any(line.startswith("--listen: expected HOST:PORT") for line in lines)
+    assert any(line.startswith("PORTERO_REDIS: expected redis://") for line in lines)
+    assert any(line.startswith("policies is not set") for line in lines)
+    assert len(lines) == 5
+
+
+@pytest.mark.parametrize("value", ["1.2.3.4", ":80", "h:65536", "h:-1", "h:8 0", "h:٣"])
+def test_an_address_is_host_and_port(value: str) -> None:
+    """Anything else is refused with what was expected."""
+    with pytest.raises(SettingsError, match="expected HOST:PORT"):
+        load_settings({"policies": "p", "listen": value}, {}, None)
+
+
+def test_no_source_may_loosen_the_rule_for_providers() -> None:
+    """The demo's permission for http on loopback cannot be given by flag, environment or file."""
+    with pytest.raises(SettingsError, match="no such setting"):
+        load_settings({"policies": "p"}, {"PORTERO_ALLOW_LOOPBACK_HTTP": "true"}, None)
+    assert "allow_loopback_http" not in known_settings()
+
+
+def test_settings_that_go_together(tmp_path: Path) -> None:
+    """A certificate without a key is a mistake, not a plain-text listener."""
+    with pytest.raises(SettingsError, match="go together"):
+        load_settings({"policies": "p", "tls_cert": tmp_path / "c.pem"}, {}, None)
+
+
+def test_a_missing_settings_file_is_a_mistake_only_when_asked_for(tmp_path: Path) -> None:
+    """The default file may be absent; one named by the operator may not."""
+    absent = tmp_path / "none.toml"
+    assert load_settings({"policies": "p"}, {}, absent).policies == Path("p")
+    with pytest.raises(SettingsError, match="no such file"):
+        load_settings({"policies": "p"}, {}, absent, file_is_required=True)
+
+
+def test_every_setting_is_documented() -> None:
+    """docs/settings.md has a row for each setting and no row for anything else."""
+    rows = [
+        line.split("`")[1] for line in (ROOT / "docs/settings.md").read_text().splitlines() if line.startswith("| `")
+    ]
+    assert sorted(rows) == known_settings()
+    assert all(field.description for field in Settings.model_fields.values())
