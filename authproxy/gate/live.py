@@ -1,0 +1,90 @@
+"""
+Every exchange that is alive: held, streaming or a websocket, with what is needed to judge it again and to cut it.
+
+A decision is made when a request arrives; a stream outlives it. The registry is how later facts (a policy swap, an expired
+token, a logout, the end of the process) reach exchanges that are already running.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+POLICY_VIOLATION: Final = 1008
+"""Websocket close code for "you may no longer" (RFC 6455 section 7.4.1)."""
+GOING_AWAY: Final = 1001
+"""Websocket close code for "we are stopping"."""
+
+
+class LiveExchange:
+    """One running exchange. Slots and no dataclass: one is made per request."""
+
+    __slots__ = ("_registry", "expires_at", "is_cut", "on_cut", "recheck", "subject", "tenant")
+
+    def __init__(
+        self,
+        registry: LiveRegistry,
+        tenant: str,
+        subject: str,
+        expires_at: float | None,
+        recheck: Callable[[], bool] | None,
+    ) -> None:
+        self._registry = registry
+        self.tenant = tenant
+        self.subject = subject
+        self.expires_at = expires_at
+        """Unix seconds; None for a caller whose identity does not expire."""
+        self.recheck = recheck
+        """True while the exchange may go on under the active policies."""
+        self.on_cut: Callable[[int], None] | None = None
+        """Set by whoever runs the exchange: ends it, with a websocket close code where there is a websocket."""
+        self.is_cut = False
+
+    def cut(self, code: int) -> None:
+        """End the exchange now. Idempotent."""
+        if self.is_cut:
+            return
+        self.is_cut = True
+        if self.on_cut is not None:
+            self.on_cut(code)
+
+    def leave(self) -> None:
+        """The exchange is over; forget it. Idempotent."""
+        self._registry.discard(self)
+
+
+class LiveRegistry:
+    """The live exchanges of one process."""
+
+    def __init__(self) -> None:
+        self._live: set[LiveExchange] = set()
+
+    def enter(
+        self, tenant: str, subject: str, expires_at: float | None, recheck: Callable[[], bool] | None = None
+    ) -> LiveExchange:
+        live = LiveExchange(self, tenant, subject, expires_at, recheck)
+        self._live.add(live)
+        return live
+
+    def discard(self, live: LiveExchange) -> None:
+        self._live.discard(live)
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def __iter__(self) -> Iterator[LiveExchange]:
+        return iter(tuple(self._live))
+
+    def recheck_all(self) -> int:
+        """Judge every live exchange again (after a policy swap); cut those that may no longer. Returns how many."""
+        refused = [live for live in self if live.recheck is not None and not live.recheck()]
+        for live in refused:
+            live.cut(POLICY_VIOLATION)
+        return len(refused)
+
+    def cut_all(self, code: int = GOING_AWAY) -> int:
+        """End everything (the drain deadline has passed). Returns how many there were."""
+        live = tuple(self._live)
+        for exchange in live:
+            exchange.cut(code)
+        return len(live)
