@@ -13,6 +13,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from policies.host import canonical_host
+from policies.peers import TrustedPeers
+
+__all__ = ["AccessRequest", "Head", "Target", "TrustedPeers", "canonical_host"]
+
 
 class Head(NamedTuple):
     """A request's head as it stood on the wire; only an edge makes one. Nothing in it is believed yet."""
