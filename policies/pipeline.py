@@ -72,10 +72,10 @@ def judge(request: AccessRequest, policies: PolicySet, now: float) -> Generator[
 
     shadowed: tuple[Deny, ...] = ()
     verdict = may(place, principal, request, "invoke", now)
-    if isinstance(verdict, Deny):
-        if "policy" not in place.tenant.shadow:
+    if not isinstance(verdict, Granted):
+        if not _is_shadowed(verdict, place):
             return verdict
-        shadowed = (verdict,)
+        shadowed = (_as_deny(verdict),)
 
     states: tuple[LimitState, ...] = ()
     if checks := checks_for(place, principal, request):
@@ -108,9 +108,25 @@ def judge_again(request: AccessRequest, place: Place, now: float) -> Generator[N
     if not isinstance(principal, Principal):
         return _refused(principal)
     verdict = may(place, principal, request, "invoke", now)
-    if isinstance(verdict, Deny) and "policy" not in place.tenant.shadow:
-        return verdict
-    return principal
+    if isinstance(verdict, Granted) or _is_shadowed(verdict, place):
+        return principal
+    return verdict
+
+
+def _is_shadowed(verdict: Refusal, place: Place) -> bool:
+    """
+    Whether shadow mode lets this refusal of question 3 through.
+
+    ``policy`` is enough for a Deny. A Challenge (no credential at a function that is not public) is a refusal of
+    question 2 as well, so ``identity`` must be shadowed too: otherwise a tenant that only tries out its rules would
+    serve the whole world, without the safeguards that shadowing ``identity`` brings.
+    """
+    shadow = place.tenant.shadow
+    return "policy" in shadow and (isinstance(verdict, Deny) or "identity" in shadow)
+
+
+def _as_deny(verdict: Refusal) -> Deny:
+    return verdict if isinstance(verdict, Deny) else Deny(verdict.reason, verdict.detail, tenant=verdict.tenant)
 
 
 def _refused(answer: object) -> Refusal:

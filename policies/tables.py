@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 from policies.decision import RuleRef
 
 if TYPE_CHECKING:
+    from policies.decision import Deny
     from policies.principal import Principal
+    from policies.rbac_table import BindingInput
     from policies.request import AccessRequest
 
 ACTIONS: Final = ("invoke", "describe", "list", "deploy", "update", "delete", "scale", "logs", "secrets")
@@ -186,15 +188,22 @@ class BackendSpec:
     """Name of a file or folder under ``--secrets DIR/platform/``; None: no credentials."""
 
 
-@dataclass(frozen=True, slots=True)
-class RuleSpec:
-    """One allow or deny rule as compiled; ``condition`` None: unconditional."""
+class RuleSpec(NamedTuple):
+    """One conditional allow or deny rule. Unconditional rules are merged into ``Holders`` and need no value each."""
 
     ref: RuleRef
-    condition: Condition | None
+    condition: Condition
     methods: frozenset[str] | None
-    role_mask: int
-    """Bits of the roles that hold the rule (allow); for deny always all bits."""
+    """None: any."""
+
+
+class Holders(NamedTuple):
+    """Who an unconditional rule of one pattern, action and method speaks of."""
+
+    mask: int
+    """Bits of the roles that hold such a rule (allow); 1 when there is one (deny, which knows no roles)."""
+    refs: Mapping[int, RuleRef]
+    """``bit_length`` of a role's bit -> its rule; of several the one with the least id, so that order never matters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,29 +254,55 @@ class RouteTable:
 
 @dataclass(frozen=True, slots=True)
 class RbacTable:
-    """Role bits and rule lookups of one tenant (``rbac.py``)."""
+    """
+    Role bits and rule lookups of one tenant (``rbac.py`` builds and reads it).
 
-    role_bits: Mapping[str, int]
+    A subject's mask has the bits of all its roles, included ones too; a rule has the bit of the role that states it.
+    """
+
+    role_names: tuple[str, ...]
+    """Sorted; the role at index ``i`` has the bit ``1 << i``."""
+    role_closures: Mapping[str, int]
+    """Role -> its own bit and those of every role it includes, at any depth."""
     by_subject: Mapping[str, int]
     """``provider|sub`` -> role mask."""
     by_group: Mapping[str, int]
     by_email: Mapping[str, int]
+    """Lower case."""
     by_service_account: Mapping[str, int]
     allow: Mapping[str, RuleIndex]
     """Action -> index."""
     deny: Mapping[str, RuleIndex]
+    bindings: tuple[BindingInput, ...] = ()
+    """As written, for ``explain``."""
+    refusals: dict[RuleRef | None, Deny] = field(default_factory=dict)
+    """The ``Deny`` values given before, by rule; None: no rule allows. Bounded by the number of deny rules."""
+
+
+@dataclass(frozen=True, slots=True)
+class PatternRules:
+    """The rules of one pattern, action and effect, merged: one probe by method, however many rules were written."""
+
+    by_method: Mapping[str, Holders]
+    """Only methods that a rule names; they include the rules for any method."""
+    any_method: Holders
+    """For every other method."""
+    conditional: Mapping[int, tuple[RuleSpec, ...]]
+    """``bit_length`` of a role's bit -> its conditional rules, by id."""
+    conditional_mask: int
 
 
 @dataclass(frozen=True, slots=True)
 class RuleIndex:
     """Rules of one action and effect by function pattern."""
 
-    exact: Mapping[str, tuple[RuleSpec, ...]]
-    prefixes: Mapping[str, tuple[RuleSpec, ...]]
+    exact: Mapping[str, PatternRules]
+    prefixes: Mapping[str, PatternRules]
     """``""`` holds the rules of ``*``."""
     prefix_lengths: tuple[int, ...]
-    """The distinct lengths that occur in ``prefixes``: one dict probe each."""
-    memo: dict[str, tuple[RuleSpec, ...]] = field(default_factory=dict)
+    """The distinct lengths that occur in ``prefixes``, longest first: one dict probe each."""
+    memo: dict[str, tuple[PatternRules, ...]] = field(default_factory=dict)
+    """Function -> what matches it. Callers choose the names, so ``rbac.py`` bounds it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,206 @@
+"""
+Roles, bindings and deny rules -> ``RbacTable``: what ``rbac.py`` judges by, merged once per load.
+
+Decides nothing. Whoever hands in inputs has checked them (``compiler.py`` reports every mistake with its position);
+what it should have refused narrows here, never widens.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from policies.decision import RuleRef
+from policies.tables import ACTIONS, Condition, Holders, Pattern, PatternRules, RbacTable, RuleIndex, RuleSpec
+
+DENY_MASK: Final = 1
+"""Deny rules bind everybody: in their index there is one "role", and everybody holds it."""
+
+
+class GrantInput(NamedTuple):
+    """One allow rule of a role."""
+
+    functions: tuple[Pattern, ...]
+    actions: frozenset[str]
+    """Of ``ACTIONS``; ``*`` means all of them."""
+    methods: frozenset[str] | None
+    """Upper case; None: any."""
+    condition: Condition | None
+    ref: RuleRef
+
+
+class RoleInput(NamedTuple):
+    name: str
+    includes: tuple[str, ...]
+    allow: tuple[GrantInput, ...]
+
+
+class BindingInput(NamedTuple):
+    """Who holds which roles: a caller named by any one of the four lists holds all of ``roles``."""
+
+    id: str
+    roles: tuple[str, ...]
+    subjects: tuple[str, ...]
+    """``provider|sub``."""
+    groups: tuple[str, ...]
+    emails: tuple[str, ...]
+    service_accounts: tuple[str, ...]
+    ref: RuleRef
+
+
+class DenyInput(NamedTuple):
+    """One deny rule; the fields are those of ``GrantInput``."""
+
+    functions: tuple[Pattern, ...]
+    actions: frozenset[str]
+    methods: frozenset[str] | None
+    condition: Condition | None
+    ref: RuleRef
+
+
+def build_table(roles: Sequence[RoleInput], bindings: Sequence[BindingInput], deny: Sequence[DenyInput]) -> RbacTable:
+    """
+    Compile one tenant's roles, bindings and deny rules.
+
+    A role that does not exist gives nothing, and includes that form a cycle end where they meet themselves.
+    """
+    names = tuple(sorted({role.name for role in roles}))
+    bits = {name: 1 << position for position, name in enumerate(names)}
+    closures = _closures(roles, bits)
+    by_subject, by_group, by_email, by_account = _holders_of(bindings, closures)
+
+    allow = _IndexBuilder()
+    for role in roles:
+        for grant in role.allow:
+            allow.add(grant, bits[role.name])
+    forbid = _IndexBuilder()
+    for rule in deny:
+        forbid.add(rule, DENY_MASK)
+    return RbacTable(
+        role_names=names,
+        role_closures=closures,
+        by_subject=by_subject,
+        by_group=by_group,
+        by_email=by_email,
+        by_service_account=by_account,
+        allow=allow.build(),
+        deny=forbid.build(),
+        bindings=tuple(bindings),
+    )
+
+
+def _closures(roles: Sequence[RoleInput], bits: Mapping[str, int]) -> dict[str, int]:
+    """Every role's bits with those of all it includes. Iterative: a chain of includes may be longer than the stack."""
+    includes: dict[str, set[str]] = defaultdict(set)
+    for role in roles:
+        includes[role.name].update(name for name in role.includes if name in bits)
+    closures: dict[str, int] = {}
+    for name in bits:
+        seen = {name}
+        waiting = [name]
+        mask = 0
+        while waiting:
+            current = waiting.pop()
+            mask |= closures.get(current, bits[current])
+            if current not in closures:
+                fresh = includes[current] - seen
+                seen |= fresh
+                waiting.extend(fresh)
+        closures[name] = mask
+    return closures
+
+
+def _holders_of(bindings: Sequence[BindingInput], closures: Mapping[str, int]) -> tuple[dict[str, int], ...]:
+    by_subject: dict[str, int] = defaultdict(int)
+    by_group: dict[str, int] = defaultdict(int)
+    by_email: dict[str, int] = defaultdict(int)
+    by_account: dict[str, int] = defaultdict(int)
+    for binding in bindings:
+        mask = 0
+        for name in binding.roles:
+            mask |= closures.get(name, 0)
+        for table, holders in (
+            (by_subject, binding.subjects),
+            (by_group, binding.groups),
+            (by_email, [email.lower() for email in binding.emails]),
+            (by_account, binding.service_accounts),
+        ):
+            for holder in holders:
+                table[holder] |= mask
+    return dict(by_subject), dict(by_group), dict(by_email), dict(by_account)
+
+
+class _PatternBuilder:
+    """Collects the rules of one pattern, action and effect."""
+
+    def __init__(self) -> None:
+        self.plain: dict[str | None, dict[int, RuleRef]] = defaultdict(dict)
+        self.conditional: dict[int, list[RuleSpec]] = defaultdict(list)
+
+    def add(self, rule: GrantInput | DenyInput, bit: int) -> None:
+        if rule.condition is not None:
+            self.conditional[bit].append(RuleSpec(rule.ref, rule.condition, rule.methods))
+            return
+        for method in (None,) if rule.methods is None else rule.methods:
+            refs = self.plain[method]
+            known = refs.get(bit)
+            refs[bit] = rule.ref if known is None else _least(known, rule.ref)
+
+    def build(self) -> PatternRules:
+        for_any = self.plain.pop(None, {})
+        by_method = {}
+        for method, refs in self.plain.items():
+            merged = dict(for_any)
+            for bit, ref in refs.items():
+                merged[bit] = _least(merged[bit], ref) if bit in merged else ref
+            by_method[str(method)] = _holders(merged)
+        return PatternRules(
+            by_method=by_method,
+            any_method=_holders(for_any),
+            conditional={
+                bit.bit_length(): tuple(sorted(rules, key=lambda rule: (rule.ref.id, rule.ref.where)))
+                for bit, rules in self.conditional.items()
+            },
+            conditional_mask=_union(self.conditional),
+        )
+
+
+class _IndexBuilder:
+    """Collects the rules of one effect, by action and pattern."""
+
+    def __init__(self) -> None:
+        self.actions: dict[str, dict[Pattern, _PatternBuilder]] = defaultdict(lambda: defaultdict(_PatternBuilder))
+
+    def add(self, rule: GrantInput | DenyInput, bit: int) -> None:
+        for action in ACTIONS if "*" in rule.actions else rule.actions:
+            patterns = self.actions[action]
+            for pattern in rule.functions:
+                patterns[pattern].add(rule, bit)
+
+    def build(self) -> dict[str, RuleIndex]:
+        indices = {}
+        for action, patterns in self.actions.items():
+            exact = {pattern.text: rules.build() for pattern, rules in patterns.items() if not pattern.is_prefix}
+            prefixes = {pattern.text: rules.build() for pattern, rules in patterns.items() if pattern.is_prefix}
+            lengths = tuple(sorted({len(text) for text in prefixes}, reverse=True))
+            indices[action] = RuleIndex(exact, prefixes, lengths)
+        return indices
+
+
+_NOBODY: Final = Holders(0, {})
+
+
+def _holders(refs: Mapping[int, RuleRef]) -> Holders:
+    return Holders(_union(refs), {bit.bit_length(): ref for bit, ref in refs.items()}) if refs else _NOBODY
+
+
+def _union(bits: Iterable[int]) -> int:
+    mask = 0
+    for bit in bits:
+        mask |= bit
+    return mask
+
+
+def _least(one: RuleRef, other: RuleRef) -> RuleRef:
+    return min(one, other, key=lambda ref: (ref.id, ref.where))
