@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+from policies.decision import Deny
+from policies.request import AccessRequest
 from policies.tables import Place
 
 
@@ -40,8 +42,13 @@ class Backend(Protocol):
 
     name: str
 
-    def destination(self, place: Place, query: str | None) -> Destination:
-        """Where the request of ``place`` leaves to. Pure."""
+    def destination(self, place: Place, query: str | None, request: AccessRequest | None = None) -> Destination | Deny:
+        """
+        Where the request of ``place`` leaves to. Pure.
+
+        ``Deny`` when this platform cannot be told exactly what was judged: a path that it would read as another one.
+        ``request`` settles the few paths whose reading depends on the head; without it those are refused.
+        """
 
     async def readiness(self, namespace: str, function: str) -> Readiness:
         """Ask the platform once. Raises ``BackendUnavailable`` when it cannot be known."""
