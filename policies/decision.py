@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -129,6 +129,8 @@ class Deny:
     allowed_methods: tuple[str, ...] = ()
     """For 405: the ``Allow`` field (RFC 9110 section 15.5.6)."""
     tenant: str | None = None
+    part: Literal["target", "fields"] | None = None
+    """For ``head-too-large``: what was too large. The target is 414, the fields are 431."""
 
 
 @dataclass(frozen=True, slots=True)

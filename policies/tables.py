@@ -241,15 +241,25 @@ class FunctionTable:
 
 
 @dataclass(frozen=True, slots=True)
-class RouteTable:
-    """Routes by shape; see ``tenancy.py`` for the match."""
+class RouteShape:
+    """
+    Routes whose literals stand at the same places: one dict probe finds those that match, however many there are.
 
-    static: Mapping[str, tuple[RouteSpec, ...]]
-    """Routes without parameters, by canonical path."""
-    by_length: Mapping[int, tuple[RouteSpec, ...]]
-    """Routes with parameters, by number of segments; most literal first."""
-    open_ended: tuple[RouteSpec, ...]
-    """Routes ending in ``/*``, longest first."""
+    ``routes`` maps the literals in order to the routes of that path; several differ in their methods.
+    """
+
+    literal_at: tuple[int, ...]
+    routes: Mapping[tuple[str, ...], tuple[RouteSpec, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class RouteTable:
+    """Routes by shape; ``routes.py`` builds it and matches."""
+
+    exact: Mapping[tuple[int, bool], tuple[RouteShape, ...]] = field(default_factory=dict)
+    """(number of segments, trailing slash) -> shapes, most specific first."""
+    open_ended: tuple[tuple[int, tuple[RouteShape, ...]], ...] = ()
+    """Routes ending in ``/*`` by number of segments before it, longest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +330,11 @@ class PolicySet:
     trusted_peers: tuple[str, ...]
     """CIDRs that may speak X-Forwarded-*."""
     rule_count: int = 0
+    places: dict[str, dict[tuple[str, str], Place]] = field(default_factory=dict, compare=False, repr=False)
+    """
+    ``tenancy.resolve``'s memo, by tenant, then (method, path); bounded. It stands here and not in the tenant's table,
+    because a place refers to its tenant: a cycle would keep an old generation alive behind ``gc.freeze``.
+    """
 
 
 @dataclass(frozen=True, slots=True)
