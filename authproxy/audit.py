@@ -1,0 +1,288 @@
+"""
+Who asked for what, and what was answered: one JSON line a decision; and the log of what happens to Portero itself.
+
+Audit lines are encoded into one buffer and written in batches, because a system call a line would cost more than the
+decision. Writing never blocks the event loop for ever: a reader that is too slow loses whole lines, which are counted.
+A line holds no token, no cookie and no query, and nothing in it can forge a line or drive a terminal: JSON escapes
+control characters, and whatever is not printable beyond ASCII is escaped here; overlong values are cut.
+
+This module refuses to know metrics, requests and policies: it is handed plain values.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import stat
+import sys
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+import structlog
+
+BATCH_BYTES: Final = 48 * 1024
+"""Written at once when this much has gathered; below a pipe's usual 64 KiB."""
+BATCH_S: Final = 0.1
+"""A line is at most this old when it is written."""
+BUFFER_BYTES: Final = 4 * 1024 * 1024
+"""What is kept for a reader that is too slow: some 10,000 lines; beyond it lines are dropped and counted."""
+PIPE_PIECE_BYTES: Final = 4096
+"""PIPE_BUF on Linux: a pipe that polls writable takes this much without blocking (POSIX write)."""
+
+_NEWLINE: Final = 0x0A
+
+PATH_CHARACTERS: Final = 1024
+SUBJECT_CHARACTERS: Final = 256
+SHORT_CHARACTERS: Final = 128
+"""Bounds request id, host, method, address, rule; a longer one is cut and ends in an ellipsis."""
+
+
+class Line(msgspec.Struct, omit_defaults=True, gc=False):
+    """One audit line; absent members are null, zero or empty."""
+
+    ts: float
+    """Unix seconds when the request came."""
+    request_id: str
+    tenant: str | None
+    edge: str
+    method: str
+    host: str
+    path: str
+    """As judged, without query."""
+    client_ip: str
+    outcome: str
+    """``allow``, ``deny``, ``challenge`` or ``answer``."""
+    reason: str | None = None
+    status: int = 0
+    subject: str | None = None
+    """``provider|sub``."""
+    rule: str | None = None
+    where: str | None = None
+    """``file:line`` of the rule."""
+    duration_ms: float = 0.0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    held_ms: float | None = None
+    shadowed: tuple[str, ...] = ()
+    """Reasons of refusals that shadow mode let through."""
+    revision: str | None = None
+
+
+def printable(text: str, at_most: int) -> str:
+    """``text`` cut to ``at_most`` characters, with everything that is neither ASCII nor printable escaped."""
+    if len(text) > at_most:
+        text = text[: at_most - 1] + "…"
+    if text.isprintable():
+        return text
+    # Surrogates, bidirectional overrides, C1 controls; ASCII controls too, so that no reader has to unescape them.
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" if ord(c) < 256 else f"\\u{ord(c):04x}" for c in text)
+
+
+class Audit:
+    """
+    Writes audit lines to ``destination``: ``-`` for standard output, or the path of a file that is appended to.
+
+    Args:
+        destination: ``-`` or a path. A path is opened with mode 0600 and opened anew by ``reopen``.
+        allow_sample_ratio: share of allows written, 0 to 1, spread evenly; everything else is always written.
+        on_drop: told how many lines were lost.
+
+    Raises: OSError when the path cannot be opened.
+    """
+
+    def __init__(
+        self,
+        destination: str = "-",
+        *,
+        allow_sample_ratio: float = 1.0,
+        on_drop: Callable[[int], None] | None = None,
+    ) -> None:
+        self._destination = destination
+        self._ratio = allow_sample_ratio
+        self._sampled = 0.0
+        self._on_drop = on_drop
+        self._encode_into = msgspec.json.Encoder().encode_into
+        self._buffer = bytearray()
+        self._timer: asyncio.TimerHandle | None = None
+        self._fd = -1
+        self._is_pipe = False
+        self._is_mid_line = False
+        self._attach(self._open())
+
+    def decision(
+        self,
+        *,
+        ts: float,
+        request_id: str,
+        tenant: str | None,
+        edge: str,
+        method: str,
+        host: str,
+        path: str,
+        client_ip: str,
+        outcome: str,
+        reason: str | None = None,
+        status: int = 0,
+        subject: str | None = None,
+        rule: str | None = None,
+        where: str | None = None,
+        duration_ms: float = 0.0,
+        bytes_in: int = 0,
+        bytes_out: int = 0,
+        held_ms: float | None = None,
+        shadowed: tuple[str, ...] = (),
+        revision: str | None = None,
+    ) -> None:
+        """Write one line, or not if it is an allow outside the sample. Any string is safe. Never raises."""
+        if outcome == "allow" and not shadowed:
+            self._sampled += self._ratio
+            if self._sampled < 1.0:
+                return
+            self._sampled -= 1.0
+        # isascii and len are O(1): the usual line pays nothing for hostile ones. ASCII controls are JSON's business.
+        if len(path) > PATH_CHARACTERS or not path.isascii():
+            path = printable(path, PATH_CHARACTERS)
+        if len(method) > SHORT_CHARACTERS or not method.isascii():
+            method = printable(method, SHORT_CHARACTERS)
+        if len(host) > SHORT_CHARACTERS or not host.isascii():
+            host = printable(host, SHORT_CHARACTERS)
+        if len(request_id) > SHORT_CHARACTERS or not request_id.isascii():
+            request_id = printable(request_id, SHORT_CHARACTERS)
+        if len(client_ip) > SHORT_CHARACTERS or not client_ip.isascii():
+            client_ip = printable(client_ip, SHORT_CHARACTERS)
+        if subject is not None and (len(subject) > SUBJECT_CHARACTERS or not subject.isascii()):
+            subject = printable(subject, SUBJECT_CHARACTERS)
+        if rule is not None and (len(rule) > SHORT_CHARACTERS or not rule.isascii()):
+            rule = printable(rule, SHORT_CHARACTERS)
+        self._append(
+            Line(
+                ts, request_id, tenant, edge, method, host, path, client_ip, outcome, reason, status, subject, rule,
+                where, duration_ms, bytes_in, bytes_out, held_ms, shadowed, revision,
+            )
+        )  # fmt: skip
+
+    def _append(self, line: Line) -> None:
+        buffer = self._buffer
+        start = len(buffer)
+        if start >= BUFFER_BYTES:
+            self._dropped(1)
+            return
+        try:
+            self._encode_into(line, buffer, -1)
+        except UnicodeEncodeError:  # a surrogate where only our own words belong (a file's name): escape everything
+            del buffer[start:]
+            for name in line.__struct_fields__:
+                if isinstance(value := getattr(line, name), str):
+                    setattr(line, name, printable(value, PATH_CHARACTERS))
+            self._encode_into(line, buffer, -1)
+        buffer += b"\n"
+        if start < BATCH_BYTES <= len(buffer):
+            self.flush()
+        elif self._timer is None:
+            self._arm()
+
+    def _arm(self) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # no loop (command line): written when full and on close
+            return
+        self._timer = loop.call_later(BATCH_S, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self.flush()
+        if self._buffer:
+            self._arm()
+
+    def flush(self) -> None:
+        """Write what the reader takes without blocking; the rest waits for the next turn."""
+        buffer = self._buffer
+        try:
+            while buffer:
+                if self._is_pipe and not self._is_writable():
+                    return
+                piece = PIPE_PIECE_BYTES if self._is_pipe else len(buffer)
+                with memoryview(buffer) as view, view[:piece] as part:
+                    written = os.write(self._fd, part)
+                self._is_mid_line = buffer[written - 1] != _NEWLINE
+                del buffer[:written]
+        except BlockingIOError:
+            return
+        except OSError:  # the reader is gone or the disk is full: these lines are lost, requests go on
+            self._dropped(buffer.count(b"\n"))
+            # A half-written line is ended, so that the next one is not taken for its continuation.
+            buffer[:] = b"\n" if self._is_mid_line else b""
+
+    def reopen(self) -> None:
+        """Write what is at hand and open the path anew (after a log rotation). Keeps the old one if that fails."""
+        self.flush()
+        try:
+            fd = self._open()
+        except OSError:
+            get_logger("audit").error("audit-reopen-failed", path=self._destination)
+            return
+        self._detach()
+        self._attach(fd)
+
+    def close(self) -> None:
+        """Write what the reader takes, count the rest as dropped. Idempotent."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.flush()
+        if self._buffer:
+            self._dropped(self._buffer.count(b"\n"))
+            self._buffer.clear()
+        self._detach()
+
+    def _open(self) -> int:
+        if self._destination == "-":
+            return os.dup(1)
+        # O_NONBLOCK: a path may name a FIFO, which would block here until somebody reads it.
+        return os.open(self._destination, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+
+    def _attach(self, fd: int) -> None:
+        self._fd = fd
+        self._is_pipe = not stat.S_ISREG(os.fstat(fd).st_mode)
+
+    def _detach(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _is_writable(self) -> bool:
+        poll = select.poll()
+        poll.register(self._fd, select.POLLOUT)
+        return bool(poll.poll(0))
+
+    def _dropped(self, lines: int) -> None:
+        if lines and self._on_drop is not None:
+            self._on_drop(lines)
+
+
+def get_logger(area: str) -> structlog.typing.FilteringBoundLogger:
+    """The log of operational events as JSON lines on standard error; an event is a word, its facts are members."""
+    logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
+        None,
+        wrapper_class=structlog.make_filtering_bound_logger("info"),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+            _to_stderr,
+        ],
+        area=area,
+    )
+    return logger
+
+
+def _to_stderr(_logger: object, _name: str, line: object) -> str:
+    """Last step of the log: looks stderr up at each line, so that a redirected one is honoured."""
+    sys.stderr.write(str(line) + "\n")
+    raise structlog.DropEvent
+
+
+__all__ = ["Audit", "Line", "get_logger", "printable"]
