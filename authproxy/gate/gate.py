@@ -1,0 +1,319 @@
+"""
+The gate: asks the five questions of one request, doing the I/O that the core may not.
+
+``decide_now`` drives ``policies.pipeline.judge`` with answers that are at hand (token seen before, limits in memory,
+function awake) and so judges the usual request without a single ``await``. When an answer is not at hand it hands back
+the generator where it stands, and ``decide`` goes on from there. An answer that cannot be had is a refusal: an exception
+in here ends in ``internal-error``, never in a request that was let through.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from functools import partial
+from typing import Any, Final
+
+from authproxy.activator import Activator
+from authproxy.audit import get_logger
+from authproxy.backends import Backends
+from authproxy.gate.identify import Identifier
+from authproxy.gate.live import LiveExchange, LiveRegistry
+from authproxy.gate.names import new_request_id
+from authproxy.gate.record import Recorder
+from authproxy.gate.verdict import DirectAnswer, Passed, Refused, Undecided, Verdict
+from authproxy.limits.concurrency import ConcurrencyLimits, Lease
+from authproxy.limits.store import LimitStore
+from authproxy.policy_folder import PolicyFolder
+from policies.decision import Allow, Answer, Challenge, Decision, Deny, Reason, Refusal
+from policies.limits import concurrency_for
+from policies.pipeline import Identify, Need, Ready, Spend, judge, judge_again
+from policies.principal import Principal
+from policies.problem import STATUS, problem
+from policies.request import AccessRequest, Head, TrustedPeers, read_head
+from policies.tables import Place, PolicySet
+from policies.tenancy import resolve
+from policies.upstream_identity import answer_block, request_block
+
+_WAIT: Final = object()
+"""The answer to a need is not at hand."""
+
+_log = get_logger("gate")
+
+
+class Gate:
+    """One gate a process and edge; ``build.py`` composes it."""
+
+    def __init__(
+        self,
+        *,
+        edge: str,
+        folder: PolicyFolder,
+        identifier: Identifier,
+        store: LimitStore,
+        concurrency: ConcurrencyLimits,
+        activator: Activator,
+        backends: Backends,
+        recorder: Recorder,
+        live: LiveRegistry,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.edge = edge
+        self.live = live
+        self._folder = folder
+        self._identifier = identifier
+        self._store = store
+        self._concurrency = concurrency
+        self._activator = activator
+        self._backends = backends
+        self._recorder = recorder
+        self._clock = clock
+        self._trusted = TrustedPeers(folder.active.trusted_peers)
+        self._is_draining = False
+        folder.on_swap(self._swapped)
+
+    # -- deciding ------------------------------------------------------------------------------------------------
+
+    def decide_now(self, head: Head) -> Verdict | Undecided:
+        """Judge without waiting; ``Undecided`` when something has to be waited for."""
+        now = self._clock()
+        request_id = new_request_id()
+        policies = self._folder.active
+        request: AccessRequest | Deny | None = None
+        try:
+            if self._is_draining:
+                return self._refuse(Deny(Reason.DRAINING, retry_after_s=5), head, None, request_id, now)
+            request = read_head(head, self._trusted)
+            if isinstance(request, Deny):
+                return self._refuse(request, head, None, request_id, now)
+            judging = judge(request, policies, now)
+            need = next(judging)
+            while True:
+                answer = self._answer_now(need, now)
+                if answer is _WAIT:
+                    return Undecided(head, request, judging, need, policies, request_id, now)
+                need = judging.send(answer)
+        except StopIteration as stop:
+            return self._conclude(stop.value, head, request, policies, request_id, now, 0.0)
+        except Exception:
+            # Whatever broke, the request must not pass; the text stays in the log (AP-R52).
+            _log.exception("judging failed", request_id=request_id)
+            refused_request = request if isinstance(request, AccessRequest) else None
+            return self._refuse(Deny(Reason.INTERNAL_ERROR), head, refused_request, request_id, now)
+
+    async def decide(self, undecided: Undecided) -> Verdict:
+        """Go on where ``decide_now`` had to stop. Cancelling it is how a client that leaves gives its place back."""
+        head, request, request_id = undecided.head, undecided.request, undecided.request_id
+        held_s = 0.0
+        try:
+            need = undecided.need
+            while True:
+                now = self._clock()
+                answer = self._answer_now(need, now)
+                if answer is _WAIT:
+                    answer = await self._answer(need, now)
+                    if isinstance(need, Ready):
+                        held_s = self._clock() - now
+                need = undecided.judging.send(answer)
+        except StopIteration as stop:
+            return self._conclude(
+                stop.value, head, request, undecided.policies, request_id, undecided.started_at, held_s
+            )
+        except Exception:
+            _log.exception("judging failed", request_id=request_id)
+            return self._refuse(Deny(Reason.INTERNAL_ERROR), head, request, request_id, undecided.started_at)
+
+    def _answer_now(self, need: Need, now: float) -> Any:
+        if isinstance(need, Identify):
+            answer = self._identifier.identify_now(need.place.tenant, need.request, now)
+            return _WAIT if answer is None else answer
+        if isinstance(need, Spend):
+            spent = self._store.spend_now(need.place.tenant.name, need.checks, now)
+            return _WAIT if spent is None else spent
+        return None if self._activator.ready_now(need.place, now) else _WAIT
+
+    async def _answer(self, need: Need, now: float) -> Any:
+        if isinstance(need, Identify):
+            return await self._identifier.identify(need.place.tenant, need.request, now)
+        if isinstance(need, Spend):
+            return await self._store.spend(need.place.tenant.name, need.checks, now)
+        return await self._hold(need)
+
+    async def _hold(self, need: Ready) -> Refusal | None:
+        """Wait until the function is awake, then ask 2 and 3 again: a token may have expired, a policy changed."""
+        refusal = await self._activator.hold(need.place, need.principal, need.request)
+        if refusal is not None:
+            return refusal
+        answer = await self._judge_again(need.request)
+        if isinstance(answer, Principal):
+            return None
+        self._activator.give_back(need.place)
+        return answer
+
+    async def _judge_again(self, request: AccessRequest) -> Principal | Refusal:
+        place = resolve(request, self._folder.active)
+        if isinstance(place, Answer):
+            return Deny(Reason.INTERNAL_ERROR)
+        if not isinstance(place, Place):
+            return place
+        judging = judge_again(request, place, self._clock())
+        try:
+            need = next(judging)
+            while True:
+                now = self._clock()
+                answer = self._answer_now(need, now)
+                need = judging.send(await self._answer(need, now) if answer is _WAIT else answer)
+        except StopIteration as stop:
+            again: Principal | Refusal = stop.value
+            return again
+
+    # -- concluding ----------------------------------------------------------------------------------------------
+
+    def _conclude(
+        self,
+        decision: Decision,
+        head: Head,
+        request: AccessRequest | Deny | None,
+        policies: PolicySet,
+        request_id: str,
+        started_at: float,
+        held_s: float,
+    ) -> Verdict:
+        if not isinstance(request, AccessRequest):
+            return self._refuse(Deny(Reason.INTERNAL_ERROR), head, None, request_id, started_at)
+        if isinstance(decision, Allow):
+            return self._pass(decision, head, request, policies, request_id, started_at, held_s)
+        if isinstance(decision, Answer):
+            self._recorder.answered(
+                decision, request, request_id, started_at, self._clock(), policies.revision
+            )
+            return DirectAnswer(decision.status, decision.fields, request_id)
+        return self._refuse(decision, head, request, request_id, started_at)
+
+    def _pass(
+        self,
+        allow: Allow,
+        head: Head,
+        request: AccessRequest,
+        policies: PolicySet,
+        request_id: str,
+        started_at: float,
+        held_s: float,
+    ) -> Verdict:
+        place, principal = allow.place, allow.principal
+        lease: Lease | None = None
+        if limits := concurrency_for(place, principal, request):
+            taken = self._concurrency.take(limits)
+            if not isinstance(taken, Lease):
+                limit = limits[taken]
+                refusal = Deny(
+                    Reason.CONCURRENCY_LIMITED,
+                    detail=f"limit {limit.id!r} allows {limit.maximum} at once",
+                    rule=limit.ref,
+                    retry_after_s=1,
+                    limits=allow.limits,
+                    tenant=place.tenant.name,
+                )
+                if "limits" not in place.tenant.shadow:
+                    self._activator.give_back(place)
+                    return self._refuse(refusal, head, request, request_id, started_at)
+                self._recorder.shadowed(place.tenant.name, "limits")
+            else:
+                lease = taken
+        destination = self._backends[place.tenant.backend].destination(place, request.target.query)
+        return Passed(
+            request=request,
+            allow=allow,
+            destination=destination,
+            request_block=request_block(request, place, principal, request_id, destination.target, destination.host),
+            answer_block=answer_block(place, request, request_id, allow.limits),
+            request_id=request_id,
+            started_at=started_at,
+            held_s=held_s,
+            live=self.live.enter(
+                place.tenant.name, principal.subject, principal.expires_at, partial(self._may_go_on, request)
+            ),
+            lease=lease,
+            revision=policies.revision,
+        )
+
+    def _may_go_on(self, request: AccessRequest) -> bool:
+        """Judge a running exchange again under the active policies, without waiting: what cannot be known ends it."""
+        place = resolve(request, self._folder.active)
+        if not isinstance(place, Place):
+            return False
+        judging = judge_again(request, place, self._clock())
+        try:
+            need = next(judging)
+            while True:
+                answer = self._answer_now(need, self._clock())
+                if answer is _WAIT:
+                    return False
+                need = judging.send(answer)
+        except StopIteration as stop:
+            return isinstance(stop.value, Principal)
+
+    # -- ending --------------------------------------------------------------------------------------------------
+
+    def finish(
+        self,
+        passed: Passed,
+        *,
+        status: int,
+        bytes_in: int = 0,
+        bytes_out: int = 0,
+        failure: Reason | None = None,
+    ) -> None:
+        """The exchange is over, however it ended: give everything back, count it, audit it. Exactly once a ``Passed``."""
+        passed.live.leave()
+        if passed.lease is not None:
+            passed.lease.release()
+        self._activator.finished(passed.allow.place)
+        self._recorder.finished(passed, status, bytes_in, bytes_out, failure, self._clock())
+
+    def upstream_failed(self, passed: Passed) -> None:
+        """The function could not be reached: what is believed of its readiness is void."""
+        self._activator.failed(passed.allow.place)
+
+    def fail(self, passed: Passed, refusal: Deny) -> Refused:
+        """The data path could not deliver; what to write instead. ``finish`` is still to be called, with the reason."""
+        request = passed.request
+        document = problem(refusal, passed.request_id, accepts_html=request.accepts_html)
+        return Refused(document, passed.request_id)
+
+    def refuse_unread(self, reason: Reason, detail: str, peer: str) -> Refused:
+        """The HTTP parser itself refused the head: nothing in it is to be believed or repeated."""
+        head = Head("", b"", (), (1, 1), peer, "http")
+        refused = self._refuse(Deny(reason, detail=detail), head, None, new_request_id(), self._clock())
+        refused.keeps_alive = False
+        return refused
+
+    def _refuse(
+        self, refusal: Refusal, head: Head, request: AccessRequest | None, request_id: str, started_at: float
+    ) -> Refused:
+        accepts_html = request is not None and request.accepts_html
+        document = problem(refusal, request_id, accepts_html=accepts_html)
+        self._recorder.refused(
+            refusal,
+            STATUS[refusal.reason],
+            head,
+            request,
+            request_id,
+            started_at,
+            self._clock(),
+            self._folder.active.revision,
+        )
+        return Refused(document, request_id)
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """New requests get 503 ``draining``; what runs goes on."""
+        self._is_draining = True
+
+    def _swapped(self, policies: PolicySet) -> None:
+        self._trusted = TrustedPeers(policies.trusted_peers)
+        self.live.recheck_all()
+
+
+__all__ = ["Gate"]

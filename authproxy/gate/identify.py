@@ -1,0 +1,70 @@
+"""
+Question 2 with its guard: who is calling, unless the address has been guessing.
+
+Beyond the ``identity-failure`` limit an address is answered 429 before any signature is looked at, so that guessing costs
+the guesser and not us. A token that was good a moment ago (it is in the token cache) passes all the same: a stranger behind
+the same address must not lock out those who are known. Only ``credential-invalid`` counts, never a missing credential.
+"""
+
+from __future__ import annotations
+
+from authproxy.identity.bearer import BearerIdentity
+from authproxy.limits.store import LimitStore
+from policies.decision import Challenge, Deny, Reason, Refusal
+from policies.limits import Check, failure_check
+from policies.principal import Principal
+from policies.request import AccessRequest
+from policies.tables import TenantTable
+
+
+class Identifier:
+    """Asks the identity source, and the limit store about the address behind a credential that is not known yet."""
+
+    def __init__(self, source: BearerIdentity, store: LimitStore) -> None:
+        self._source = source
+        self._store = store
+
+    def identify_now(self, tenant: TenantTable, request: AccessRequest, now: float) -> Principal | Refusal | None:
+        """Answer from what is at hand; None when the store or a provider has to be asked."""
+        if request.authorization is None or self._source.is_cached(tenant, request):
+            return self._source.identify_now(tenant, request, now)
+        check = failure_check(tenant, request.client_ip)
+        if check is None:
+            return self._source.identify_now(tenant, request, now)
+        peeked = self._store.peek_now(tenant.name, (check,), now)
+        if peeked is None:
+            return None
+        if peeked.refused is not None:
+            return _too_many(tenant, check, peeked.retry_after_s)
+        answer = self._source.identify_now(tenant, request, now)
+        if _counts(answer) and self._store.spend_now(tenant.name, (check,), now) is None:
+            return None
+        return answer
+
+    async def identify(self, tenant: TenantTable, request: AccessRequest, now: float) -> Principal | Refusal:
+        """Answer with whatever it takes."""
+        check = None
+        if request.authorization is not None and not self._source.is_cached(tenant, request):
+            check = failure_check(tenant, request.client_ip)
+        if check is not None:
+            peeked = await self._store.peek(tenant.name, (check,), now)
+            if peeked.refused is not None:
+                return _too_many(tenant, check, peeked.retry_after_s)
+        answer = await self._source.identify(tenant, request, now)
+        if check is not None and _counts(answer):
+            await self._store.spend(tenant.name, (check,), now)
+        return answer
+
+
+def _counts(answer: Principal | Refusal | None) -> bool:
+    return isinstance(answer, Challenge) and answer.reason is Reason.CREDENTIAL_INVALID
+
+
+def _too_many(tenant: TenantTable, check: Check, retry_after_s: int) -> Deny:
+    return Deny(
+        Reason.TOO_MANY_FAILURES,
+        detail="too many credentials from this address were invalid",
+        rule=check.ref,
+        retry_after_s=retry_after_s,
+        tenant=tenant.name,
+    )

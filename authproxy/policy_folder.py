@@ -1,0 +1,274 @@
+"""
+The policy folder: read it, judge it, swap the policy set as a whole, and keep the last good one.
+
+Events only trigger; the hash of the content decides whether anything changed (mtime lies, and a ConfigMap's swap
+replaces links, not files). Parsing holds the interpreter lock for as long as the files are large, so it happens in a process of
+its own, together with the operator's tests; what comes back is compiled here in a thread and swapped by one assignment.
+A request keeps the set it started with. Rules H1-H7 in docs/reload.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import multiprocessing
+import os
+import stat
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from watchfiles import awatch
+
+from authproxy.audit import get_logger
+from authproxy.metrics import Metrics
+from policies.compiler import compile_with_warnings, revision_of
+from policies.documents import Documents, parse
+from policies.errors import Mistake, PolicyError
+from policies.policytest import run_tests
+from policies.tables import PolicySet
+
+MAX_FILE_BYTES: Final = 8 * 1024 * 1024
+MAX_FILES: Final = 10_000
+MAX_FOLDER_BYTES: Final = 64 * 1024 * 1024
+"""Bound what a broken mount can make us read; the largest real folder measured was 1 MiB."""
+SETTLE_S: Final = 0.05
+"""Editors write in two or three steps; a hash taken between them would only be judged twice."""
+PARSE_TIMEOUT_S: Final = 60.0
+
+Files = Mapping[str, bytes]
+
+
+class FolderUnreadable(Exception):
+    """The folder cannot be read as a whole; carries a sentence for the operator."""
+
+
+@dataclass(slots=True)
+class ReloadStatus:
+    """What ``/policy/status`` says of the last attempt."""
+
+    revision: str = ""
+    loaded_at: float = 0.0
+    """Unix seconds of the swap that put the active set in place."""
+    attempted_at: float = 0.0
+    is_successful: bool = False
+    mistakes: list[Mistake] = field(default_factory=list)
+    warnings: list[Mistake] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What the worker process found; picklable."""
+
+    documents: Documents | None
+    mistakes: list[Mistake]
+
+
+def read_folder(folder: Path) -> Files:
+    """
+    All YAML files of the folder, read through one opened directory, so that no swap can mix two versions.
+
+    Only regular files count (a link may lead to one: that is how ConfigMaps are laid out); names starting with a dot are
+    skipped. Raises: FolderUnreadable.
+    """
+    for _ in range(3):
+        before = os.path.realpath(folder / "..data") if (folder / "..data").is_symlink() else os.path.realpath(folder)
+        files = _read_once(before)
+        after = os.path.realpath(folder / "..data") if (folder / "..data").is_symlink() else os.path.realpath(folder)
+        if before == after:
+            return files
+    raise FolderUnreadable(f"{folder}: the folder was swapped three times while it was read; trying again later")
+
+
+def _read_once(path: str) -> Files:
+    files: dict[str, bytes] = {}
+    total = 0
+    try:
+        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise FolderUnreadable(f"{path}: cannot be opened ({error.strerror})") from None
+    try:
+        names = sorted(name for name in os.listdir(directory) if not name.startswith("."))
+        for name in names:
+            if not name.endswith((".yaml", ".yml")):
+                continue
+            if len(files) >= MAX_FILES:
+                raise FolderUnreadable(f"{path}: more than {MAX_FILES} files")
+            files[name] = _read_file(directory, name)
+            total += len(files[name])
+            if total > MAX_FOLDER_BYTES:
+                raise FolderUnreadable(f"{path}: more than {MAX_FOLDER_BYTES} bytes in all")
+    except OSError as error:
+        raise FolderUnreadable(f"{path}: cannot be read ({error.strerror})") from None
+    finally:
+        os.close(directory)
+    return files
+
+
+def _read_file(directory: int, name: str) -> bytes:
+    try:
+        # Non-blocking: a named pipe in the folder must not hang the reload.
+        descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    except OSError as error:
+        raise FolderUnreadable(f"{name}: cannot be opened ({error.strerror})") from None
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise FolderUnreadable(f"{name}: not a regular file")
+        content = file.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise FolderUnreadable(f"{name}: larger than {MAX_FILE_BYTES} bytes")
+    return content
+
+
+def judge_files(files: Files, *, allow_loopback_http: bool, now: float) -> Judged:
+    """Parse, compile and run the operator's tests; runs in the worker process and at first start."""
+    try:
+        documents = parse(files)
+        policies, _ = compile_with_warnings(documents, allow_loopback_http=allow_loopback_http)
+        failures = run_tests(policies, documents, now=now).mistakes
+    except PolicyError as error:
+        return Judged(None, error.mistakes)
+    return Judged(documents if not failures else None, failures)
+
+
+class PolicyFolder:
+    """The active policy set and the loop that keeps it current."""
+
+    def __init__(
+        self, folder: Path, metrics: Metrics, *, poll_s: float = 15.0, allow_loopback_http: bool = False
+    ) -> None:
+        self._folder = folder
+        self._metrics = metrics
+        self._poll_s = poll_s
+        self._allow_loopback_http = allow_loopback_http
+        self._log = get_logger("policy")
+        self._seen = ""
+        """Hash of the content judged last, good or bad: equal content is not judged again (H6)."""
+        self._listeners: list[Callable[[PolicySet], None]] = []
+        self._task: asyncio.Task[None] | None = None
+        self.status = ReloadStatus()
+        self.active: PolicySet
+
+    def on_swap(self, listener: Callable[[PolicySet], None]) -> None:
+        """Call ``listener`` with each new set, on the event loop, right after the swap."""
+        self._listeners.append(listener)
+
+    def load_first(self) -> PolicySet:
+        """Load before serving. Raises: PolicyError, FolderUnreadable; there is no last good set to fall back to."""
+        now = time.time()
+        files = read_folder(self._folder)
+        self._seen = revision_of(files)
+        judged = judge_files(files, allow_loopback_http=self._allow_loopback_http, now=now)
+        if judged.documents is None:
+            raise PolicyError(judged.mistakes)
+        policies, warnings = compile_with_warnings(judged.documents, allow_loopback_http=self._allow_loopback_http)
+        self._swap(policies, warnings, now)
+        return policies
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._task = asyncio.get_running_loop().create_task(self._watch(), name="policy-folder")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def reload(self) -> bool:
+        """Look at the folder now; True when a new set was put in place. Never raises: the last good set stays."""
+        now = time.time()
+        try:
+            files = await asyncio.to_thread(read_folder, self._folder)
+        except FolderUnreadable as error:
+            self._keep([Mistake(str(self._folder), 1, 1, str(error))], now)
+            self._seen = ""
+            return False
+        if (seen := revision_of(files)) == self._seen:
+            return False
+        self._seen = seen
+        started = time.monotonic()
+        judged = await self._judge_in_process(files, now)
+        if judged.documents is None:
+            self._keep(judged.mistakes, now)
+            return False
+        policies, warnings = await asyncio.to_thread(
+            compile_with_warnings, judged.documents, allow_loopback_http=self._allow_loopback_http
+        )
+        self._swap(policies, warnings, now)
+        self._log.info("policy swapped", revision=policies.revision, seconds=round(time.monotonic() - started, 3))
+        return True
+
+    async def _judge_in_process(self, files: Files, now: float) -> Judged:
+        pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+        try:
+            call = asyncio.get_running_loop().run_in_executor(
+                pool, _judge_call, dict(files), self._allow_loopback_http, now
+            )
+            return await asyncio.wait_for(call, PARSE_TIMEOUT_S)
+        except (BrokenProcessPool, TimeoutError) as error:
+            text = f"judging the files failed ({error.__class__.__name__}); the last good policies stay"
+            return Judged(None, [Mistake(str(self._folder), 1, 1, text)])
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _watch(self) -> None:
+        async for _ in self._changes():
+            try:
+                await self.reload()
+            except Exception:
+                # Whatever went wrong, the loop must live on: a dead watcher would serve old policies silently.
+                self._log.exception("policy reload failed")
+                self._keep([Mistake(str(self._folder), 1, 1, "internal error; see the log")], time.time())
+
+    async def _changes(self) -> AsyncIterator[None]:
+        """One item a change, and one a poll interval for file systems that report none (network mounts, virtiofs)."""
+        while True:
+            try:
+                async for _ in awatch(
+                    self._folder,
+                    step=20,
+                    debounce=int(SETTLE_S * 1000),
+                    rust_timeout=int(self._poll_s * 1000),
+                    yield_on_timeout=True,
+                ):
+                    yield
+            except (OSError, RuntimeError):
+                # The folder itself is gone, or the system has no watches left: poll until that is over.
+                await asyncio.sleep(min(self._poll_s, 1.0))
+            yield
+
+    def _swap(self, policies: PolicySet, warnings: list[Mistake], now: float) -> None:
+        self.active = policies
+        self.status = ReloadStatus(policies.revision, now, now, is_successful=True, warnings=warnings)
+        for warning in warnings:
+            self._log.warning("policy warning", where=str(warning))
+        self._metrics.policy_last_reload_successful.set(1)
+        self._metrics.policy_last_reload_success_timestamp_seconds.set(now)
+        self._metrics.policy_reloads_total.add(("success",))
+        self._metrics.policy_info.values.clear()
+        self._metrics.policy_info.set(1, (policies.revision,))
+        self._metrics.policy_rules.set(policies.rule_count)
+        for listener in self._listeners:
+            listener(policies)
+        # The tables live until the next swap: keep the collector from walking them (70 ms over 300,000 objects).
+        gc.freeze()
+
+    def _keep(self, mistakes: list[Mistake], now: float) -> None:
+        self.status.attempted_at = now
+        self.status.is_successful = False
+        self.status.mistakes = mistakes
+        self._metrics.policy_last_reload_successful.set(0)
+        self._metrics.policy_reloads_total.add(("failure",))
+        for mistake in mistakes[:20]:
+            self._log.error("policy refused, the last good one stays", where=str(mistake))
+
+
+def _judge_call(files: Files, allow_loopback_http: bool, now: float) -> Judged:
+    """Module level, so that it can be sent to the worker process."""
+    return judge_files(files, allow_loopback_http=allow_loopback_http, now=now)
