@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, StrictBool, St
 from pydantic.json_schema import models_json_schema
 
 from policies.quantities import (
+    BodySize,
     Clock,
     Count,
     Duration,
@@ -287,7 +288,7 @@ class Function(Part):
     """What happens to requests while it wakes."""
     timeouts: TimeoutsEntry = TimeoutsEntry()
     """How long a request may take."""
-    max_body: Size | Literal["unbounded"] = "10MiB"
+    max_body: BodySize = "10MiB"
     """Largest request body."""
     direct: StrictBool = True
     """Reachable under /function/NAME and not only by routes."""

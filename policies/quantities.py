@@ -19,6 +19,7 @@ PATTERN: Final = rf"^(\*|{_DNS_LABEL}|[a-z0-9][a-z0-9-]{{0,61}}\*)$"
 RATE: Final = r"^[1-9][0-9]{0,8}/[smh]$"
 DURATION: Final = r"^[1-9][0-9]{0,8}(ms|s|m|h)$"
 SIZE: Final = r"^(0B|[1-9][0-9]{0,11}(B|KiB|MiB|GiB))$"
+BODY_SIZE: Final = rf"^(unbounded|{SIZE[1:-1]})$"
 METHOD: Final = r"^[A-Z][A-Z-]{0,31}$"
 SUBJECT: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}\|.{1,255}$"
 EMAIL: Final = r"^[^\s@]{1,64}@[^\s@]{1,253}$"
@@ -34,6 +35,7 @@ EXPECTED: Final = {
     RATE: "a rate of at least 1 such as 20/s, 30/m or 5/h",
     DURATION: "a duration of at least 1 such as 500ms, 30s, 5m or 1h",
     SIZE: "a size such as 64KiB, 10MiB or 1GiB (0B for nothing at all)",
+    BODY_SIZE: "a size such as 64KiB, 10MiB or 1GiB (0B for nothing at all), or unbounded",
     METHOD: "an HTTP method in capitals such as GET",
     SUBJECT: "a subject as provider|sub, such as login|ana",
     EMAIL: "an e-mail address",
@@ -55,6 +57,7 @@ SecretName = Annotated[str, _text(_SECRET)]
 Rate = Annotated[str, _text(RATE)]
 Duration = Annotated[str, _text(DURATION)]
 Size = Annotated[str, _text(SIZE)]
+BodySize = Annotated[str, _text(BODY_SIZE)]
 Method = Annotated[str, _text(METHOD)]
 Subject = Annotated[str, _text(SUBJECT)]
 Email = Annotated[str, _text(EMAIL)]
