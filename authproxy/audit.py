@@ -33,10 +33,10 @@ PIPE_PIECE_BYTES: Final = 4096
 
 _NEWLINE: Final = 0x0A
 
-PATH_CHARACTERS: Final = 1024
-SUBJECT_CHARACTERS: Final = 256
-SHORT_CHARACTERS: Final = 128
-"""Bounds request id, host, method, address, rule; a longer one is cut and ends in an ellipsis."""
+LINE_BYTES: Final = 1024
+"""A longer line has its values cut: the path to 1024 characters, the subject to 256, any other to 128."""
+_CUTS: Final = {"path": 1024, "subject": 256}
+_CUT: Final = 128
 
 
 class Line(msgspec.Struct, omit_defaults=True, gc=False):
@@ -78,6 +78,13 @@ def printable(text: str, at_most: int) -> str:
         return text
     # Surrogates, bidirectional overrides, C1 controls; ASCII controls too, so that no reader has to unescape them.
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" if ord(c) < 256 else f"\\u{ord(c):04x}" for c in text)
+
+
+def _made_safe(line: Line) -> Line:
+    for name in line.__struct_fields__:
+        if isinstance(value := getattr(line, name), str):
+            setattr(line, name, printable(value, _CUTS.get(name, _CUT)))
+    return line
 
 
 class Audit:
@@ -141,21 +148,6 @@ class Audit:
             if self._sampled < 1.0:
                 return
             self._sampled -= 1.0
-        # isascii and len are O(1): the usual line pays nothing for hostile ones. ASCII controls are JSON's business.
-        if len(path) > PATH_CHARACTERS or not path.isascii():
-            path = printable(path, PATH_CHARACTERS)
-        if len(method) > SHORT_CHARACTERS or not method.isascii():
-            method = printable(method, SHORT_CHARACTERS)
-        if len(host) > SHORT_CHARACTERS or not host.isascii():
-            host = printable(host, SHORT_CHARACTERS)
-        if len(request_id) > SHORT_CHARACTERS or not request_id.isascii():
-            request_id = printable(request_id, SHORT_CHARACTERS)
-        if len(client_ip) > SHORT_CHARACTERS or not client_ip.isascii():
-            client_ip = printable(client_ip, SHORT_CHARACTERS)
-        if subject is not None and (len(subject) > SUBJECT_CHARACTERS or not subject.isascii()):
-            subject = printable(subject, SUBJECT_CHARACTERS)
-        if rule is not None and (len(rule) > SHORT_CHARACTERS or not rule.isascii()):
-            rule = printable(rule, SHORT_CHARACTERS)
         self._append(
             Line(
                 ts, request_id, tenant, edge, method, host, path, client_ip, outcome, reason, status, subject, rule,
@@ -169,14 +161,15 @@ class Audit:
         if start >= BUFFER_BYTES:
             self._dropped(1)
             return
+        # One look at the encoded line instead of one at each value: the usual line pays 0.1 us for hostile ones.
         try:
             self._encode_into(line, buffer, -1)
-        except UnicodeEncodeError:  # a surrogate where only our own words belong (a file's name): escape everything
+            is_plain = len(buffer) - start <= LINE_BYTES and buffer[start:].isascii()
+        except UnicodeEncodeError:  # a surrogate
+            is_plain = False
+        if not is_plain:
             del buffer[start:]
-            for name in line.__struct_fields__:
-                if isinstance(value := getattr(line, name), str):
-                    setattr(line, name, printable(value, PATH_CHARACTERS))
-            self._encode_into(line, buffer, -1)
+            self._encode_into(_made_safe(line), buffer, -1)
         buffer += b"\n"
         if start < BATCH_BYTES <= len(buffer):
             self.flush()

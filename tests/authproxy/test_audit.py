@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from authproxy import audit as audit_module
-from authproxy.audit import PATH_CHARACTERS, SUBJECT_CHARACTERS, Audit, get_logger, printable
+from authproxy.audit import Audit, get_logger, printable
 
 FACTS: dict[str, Any] = {
     "ts": 1_764_000_000.5,
@@ -133,8 +133,8 @@ def test_an_overlong_value_is_cut(tmp_path: Path) -> None:
     audit.decision(**FACTS | {"path": "/" + "x" * 100_000, "host": "h" * 70_000}, subject="s" * 100_000)
     audit.close()
     (line,) = lines(tmp_path / "audit")
-    assert len(line["path"]) == PATH_CHARACTERS
-    assert len(line["subject"]) == SUBJECT_CHARACTERS
+    assert len(line["path"]) == 1024
+    assert len(line["subject"]) == 256
     assert line["path"].endswith("…")
 
 
