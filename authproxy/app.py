@@ -1,8 +1,10 @@
 """
-The composition root: settings in, listeners out. Nothing is decided here; every part is made once and handed to the next.
+The composition root: settings in, listeners out. Nothing is decided here; every part is made once and handed to the
+next.
 
-Order of start: policies first (without them nothing may be answered), then the gate, then the listeners. Order of stop is
-the reverse: not ready, no new connections, running requests finish until the drain deadline, then everything is cut.
+Order of start: policies first (without them nothing may be answered), then the gate, then the listeners. Order of
+stop is the reverse: not ready, no new connections, running requests finish until the drain deadline, then everything
+is cut.
 """
 
 from __future__ import annotations

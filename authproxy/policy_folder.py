@@ -2,9 +2,9 @@
 The policy folder: read it, judge it, swap the policy set as a whole, and keep the last good one.
 
 Events only trigger; the hash of the content decides whether anything changed (mtime lies, and a ConfigMap's swap
-replaces links, not files). Parsing holds the interpreter lock for as long as the files are large, so it happens in a process of
-its own, together with the operator's tests; what comes back is compiled here in a thread and swapped by one assignment.
-A request keeps the set it started with. Rules H1-H7 in docs/reload.md.
+replaces links, not files). Parsing holds the interpreter lock for as long as the files are large, so it happens in a
+process of its own, together with the operator's tests; what comes back is compiled here in a thread and swapped by
+one assignment. A request keeps the set it started with. Rules H1-H7 in docs/reload.md.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from policies.compiler import compile_with_warnings, revision_of
+from policies.policytest import run_tests
 from watchfiles import awatch
 
 from authproxy.audit import get_logger
 from authproxy.metrics import Metrics
-from policies.compiler import compile_with_warnings, revision_of
 from policies.documents import Documents, parse
 from policies.errors import Mistake, PolicyError
-from policies.policytest import run_tests
 from policies.tables import PolicySet
 
 MAX_FILE_BYTES: Final = 8 * 1024 * 1024
@@ -73,8 +73,8 @@ def read_folder(folder: Path) -> Files:
     """
     All YAML files of the folder, read through one opened directory, so that no swap can mix two versions.
 
-    Only regular files count (a link may lead to one: that is how ConfigMaps are laid out); names starting with a dot are
-    skipped. Raises: FolderUnreadable.
+    Only regular files count (a link may lead to one: that is how ConfigMaps are laid out); names starting with a dot
+    are skipped. Raises: FolderUnreadable.
     """
     for _ in range(3):
         before = os.path.realpath(folder / "..data") if (folder / "..data").is_symlink() else os.path.realpath(folder)
@@ -93,7 +93,7 @@ def _read_once(path: str) -> Files:
     except OSError as error:
         raise FolderUnreadable(f"{path}: cannot be opened ({error.strerror})") from None
     try:
-        names = sorted(name for name in os.listdir(directory) if not name.startswith("."))
+        names = sorted(name for name in os.listdir(directory) if not name.startswith("."))  # noqa: PTH208 (by descriptor: a path could be swapped meanwhile)
         for name in names:
             if not name.endswith((".yaml", ".yml")):
                 continue
@@ -221,8 +221,7 @@ class PolicyFolder:
         async for _ in self._changes():
             try:
                 await self.reload()
-            except Exception:
-                # Whatever went wrong, the loop must live on: a dead watcher would serve old policies silently.
+            except Exception:  # noqa: BLE001 (a dead watcher would serve old policies silently)
                 self._log.exception("policy reload failed")
                 self._keep([Mistake(str(self._folder), 1, 1, "internal error; see the log")], time.time())
 

@@ -67,13 +67,13 @@ def test_every_module_can_be_imported_alone() -> None:
         for path in SOURCES
         if path.name != "__main__.py" and "functions" not in path.parts
     ]
-    code = (
-        "import importlib, sys\n"
-        f"for name in {names!r}:\n"
-        "    for loaded in [m for m in sys.modules if m.split('.')[0] in ('policies', 'authproxy', 'gateway_plugins')]:\n"
-        "        del sys.modules[loaded]\n"
-        "    importlib.import_module(name)\n"
-    )
+    code = f"""
+import importlib, sys
+for name in {names!r}:
+    for loaded in [m for m in sys.modules if m.split(".")[0] in ("policies", "authproxy", "gateway_plugins")]:
+        del sys.modules[loaded]
+    importlib.import_module(name)
+"""
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )

@@ -1,7 +1,8 @@
 """
 The command ``portero``: one module a group of commands, put together here.
 
-Mistakes go to standard error with a non-zero status: 1 when what was asked could not be done, 2 when it was asked wrongly.
+Mistakes go to standard error with a non-zero status: 1 when what was asked could not be done, 2 when it was asked
+wrongly.
 """
 
 from __future__ import annotations

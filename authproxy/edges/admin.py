@@ -1,10 +1,12 @@
 """
-The admin listener: is it alive, is it ready, what does it count, which policies are active, and why would a request be refused.
+The admin listener: is it alive, is it ready, what does it count, which policies are active, and why would a request
+be refused.
 
 It is a listener of its own (AP-R13): no path or header of the public listener leads here. ``/livez``, ``/readyz`` and
-``/metrics`` say nothing of callers and want no token; ``/policy/status`` and ``/explain`` tell what policies say, so they want
-the admin token, or a caller on this host. A browser on this host is not such a caller: a page of a stranger could send it
-here, so the Host field must name this listener by address and ``/explain`` takes JSON only (no form can send that unasked).
+``/metrics`` say nothing of callers and want no token; ``/policy/status`` and ``/explain`` tell what policies say, so
+they want the admin token, or a caller on this host. A browser on this host is not such a caller: a page of a stranger
+could send it here, so the Host field must name this listener by address and ``/explain`` takes JSON only (no form can
+send that unasked).
 """
 
 from __future__ import annotations
@@ -16,11 +18,11 @@ from typing import Any, Final
 
 import msgspec
 from aiohttp import web
+from policies.explain import ExplainRequest, explain_request
 
 from authproxy.metrics import CONTENT_TYPE, Metrics
 from authproxy.policy_folder import PolicyFolder
 from policies.errors import Mistake
-from policies.explain import ExplainRequest, explain_request
 
 MAX_BODY_BYTES: Final = 64 * 1024
 _CACHE: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}

@@ -3,37 +3,38 @@ The gate: asks the five questions of one request, doing the I/O that the core ma
 
 ``decide_now`` drives ``policies.pipeline.judge`` with answers that are at hand (token seen before, limits in memory,
 function awake) and so judges the usual request without a single ``await``. When an answer is not at hand it hands back
-the generator where it stands, and ``decide`` goes on from there. An answer that cannot be had is a refusal: an exception
-in here ends in ``internal-error``, never in a request that was let through.
+the generator where it stands, and ``decide`` goes on from there. An answer that cannot be had is a refusal: an
+exception in here ends in ``internal-error``, never in a request that was let through.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
+
+from policies.problem import problem
+from policies.tenancy import resolve
+from policies.upstream_identity import answer_block, request_block
 
 from authproxy.activator import Activator
 from authproxy.audit import get_logger
 from authproxy.backends import Backends
 from authproxy.gate.identify import Identifier
-from authproxy.gate.live import LiveExchange, LiveRegistry
+from authproxy.gate.live import LiveRegistry
 from authproxy.gate.names import new_request_id
 from authproxy.gate.record import Recorder
-from authproxy.gate.verdict import DirectAnswer, Passed, Refused, Undecided, Verdict
+from authproxy.gate.verdict import Case, DirectAnswer, Passed, Refused, Undecided, Verdict
 from authproxy.limits.concurrency import ConcurrencyLimits, Lease
 from authproxy.limits.store import LimitStore
 from authproxy.policy_folder import PolicyFolder
-from policies.decision import Allow, Answer, Challenge, Decision, Deny, Reason, Refusal
-from policies.limits import concurrency_for
+from policies.decision import Allow, Answer, Decision, Deny, Reason, Refusal
+from policies.limits import ConcurrencyLimit, concurrency_for
 from policies.pipeline import Identify, Need, Ready, Spend, judge, judge_again
 from policies.principal import Principal
-from policies.problem import STATUS, problem
 from policies.request import AccessRequest, Head, TrustedPeers, read_head
 from policies.tables import Place, PolicySet
-from policies.tenancy import resolve
-from policies.upstream_identity import answer_block, request_block
 
 _WAIT: Final = object()
 """The answer to a need is not at hand."""
@@ -77,51 +78,42 @@ class Gate:
     def decide_now(self, head: Head) -> Verdict | Undecided:
         """Judge without waiting; ``Undecided`` when something has to be waited for."""
         now = self._clock()
-        request_id = new_request_id()
-        policies = self._folder.active
-        request: AccessRequest | Deny | None = None
+        case = Case(head, None, self._folder.active, new_request_id(), now)
         try:
             if self._is_draining:
-                return self._refuse(Deny(Reason.DRAINING, retry_after_s=5), head, None, request_id, now)
+                return self._refuse(Deny(Reason.DRAINING, retry_after_s=5), case)
             request = read_head(head, self._trusted)
             if isinstance(request, Deny):
-                return self._refuse(request, head, None, request_id, now)
-            judging = judge(request, policies, now)
+                return self._refuse(request, case)
+            case.request = request
+            judging = judge(request, case.policies, now)
             need = next(judging)
             while True:
                 answer = self._answer_now(need, now)
                 if answer is _WAIT:
-                    return Undecided(head, request, judging, need, policies, request_id, now)
+                    return Undecided(case, request, judging, need)
                 need = judging.send(answer)
         except StopIteration as stop:
-            return self._conclude(stop.value, head, request, policies, request_id, now, 0.0)
-        except Exception:
-            # Whatever broke, the request must not pass; the text stays in the log (AP-R52).
-            _log.exception("judging failed", request_id=request_id)
-            refused_request = request if isinstance(request, AccessRequest) else None
-            return self._refuse(Deny(Reason.INTERNAL_ERROR), head, refused_request, request_id, now)
+            return self._conclude(stop.value, case)
+        except Exception:  # noqa: BLE001 (whatever broke, the request must not pass; its text stays in the log, AP-R52)
+            return self._broken(case)
 
     async def decide(self, undecided: Undecided) -> Verdict:
         """Go on where ``decide_now`` had to stop. Cancelling it is how a client that leaves gives its place back."""
-        head, request, request_id = undecided.head, undecided.request, undecided.request_id
-        held_s = 0.0
+        case, need = undecided.case, undecided.need
         try:
-            need = undecided.need
             while True:
                 now = self._clock()
                 answer = self._answer_now(need, now)
                 if answer is _WAIT:
                     answer = await self._answer(need, now)
                     if isinstance(need, Ready):
-                        held_s = self._clock() - now
+                        case.held_s = self._clock() - now
                 need = undecided.judging.send(answer)
         except StopIteration as stop:
-            return self._conclude(
-                stop.value, head, request, undecided.policies, request_id, undecided.started_at, held_s
-            )
-        except Exception:
-            _log.exception("judging failed", request_id=request_id)
-            return self._refuse(Deny(Reason.INTERNAL_ERROR), head, request, request_id, undecided.started_at)
+            return self._conclude(stop.value, case)
+        except Exception:  # noqa: BLE001 (as in decide_now)
+            return self._broken(case)
 
     def _answer_now(self, need: Need, now: float) -> Any:
         if isinstance(need, Identify):
@@ -147,7 +139,7 @@ class Gate:
         answer = await self._judge_again(need.request)
         if isinstance(answer, Principal):
             return None
-        self._activator.give_back(need.place)
+        self._activator.finished(need.place)
         return answer
 
     async def _judge_again(self, request: AccessRequest) -> Principal | Refusal:
@@ -169,72 +161,45 @@ class Gate:
 
     # -- concluding ----------------------------------------------------------------------------------------------
 
-    def _conclude(
-        self,
-        decision: Decision,
-        head: Head,
-        request: AccessRequest | Deny | None,
-        policies: PolicySet,
-        request_id: str,
-        started_at: float,
-        held_s: float,
-    ) -> Verdict:
-        if not isinstance(request, AccessRequest):
-            return self._refuse(Deny(Reason.INTERNAL_ERROR), head, None, request_id, started_at)
-        if isinstance(decision, Allow):
-            return self._pass(decision, head, request, policies, request_id, started_at, held_s)
-        if isinstance(decision, Answer):
-            self._recorder.answered(
-                decision, request, request_id, started_at, self._clock(), policies.revision
-            )
-            return DirectAnswer(decision.status, decision.fields, request_id)
-        return self._refuse(decision, head, request, request_id, started_at)
+    def _conclude(self, decision: Decision, case: Case) -> Verdict:
+        try:
+            if isinstance(decision, Allow):
+                return self._pass(decision, case)
+            if isinstance(decision, Answer):
+                self._recorder.answered(decision, case, self._clock())
+                return DirectAnswer(decision.status, decision.fields, case.request_id)
+            return self._refuse(decision, case)
+        except Exception:  # noqa: BLE001 (as in decide_now)
+            return self._broken(case)
 
-    def _pass(
-        self,
-        allow: Allow,
-        head: Head,
-        request: AccessRequest,
-        policies: PolicySet,
-        request_id: str,
-        started_at: float,
-        held_s: float,
-    ) -> Verdict:
-        place, principal = allow.place, allow.principal
+    def _pass(self, allow: Allow, case: Case) -> Verdict:
+        place, principal, request = allow.place, allow.principal, case.request
+        if request is None:
+            return self._refuse(Deny(Reason.INTERNAL_ERROR), case)
         lease: Lease | None = None
         if limits := concurrency_for(place, principal, request):
             taken = self._concurrency.take(limits)
-            if not isinstance(taken, Lease):
-                limit = limits[taken]
-                refusal = Deny(
-                    Reason.CONCURRENCY_LIMITED,
-                    detail=f"limit {limit.id!r} allows {limit.maximum} at once",
-                    rule=limit.ref,
-                    retry_after_s=1,
-                    limits=allow.limits,
-                    tenant=place.tenant.name,
-                )
-                if "limits" not in place.tenant.shadow:
-                    self._activator.give_back(place)
-                    return self._refuse(refusal, head, request, request_id, started_at)
+            if isinstance(taken, Lease):
+                lease = taken
+            elif "limits" in place.tenant.shadow:
                 self._recorder.shadowed(place.tenant.name, "limits")
             else:
-                lease = taken
+                self._activator.finished(place)
+                return self._refuse(_concurrency_limited(limits[taken], allow), case)
         destination = self._backends[place.tenant.backend].destination(place, request.target.query)
+        request_id = case.request_id
         return Passed(
+            case=case,
             request=request,
             allow=allow,
             destination=destination,
             request_block=request_block(request, place, principal, request_id, destination.target, destination.host),
             answer_block=answer_block(place, request, request_id, allow.limits),
             request_id=request_id,
-            started_at=started_at,
-            held_s=held_s,
             live=self.live.enter(
                 place.tenant.name, principal.subject, principal.expires_at, partial(self._may_go_on, request)
             ),
             lease=lease,
-            revision=policies.revision,
         )
 
     def _may_go_on(self, request: AccessRequest) -> bool:
@@ -264,7 +229,7 @@ class Gate:
         bytes_out: int = 0,
         failure: Reason | None = None,
     ) -> None:
-        """The exchange is over, however it ended: give everything back, count it, audit it. Exactly once a ``Passed``."""
+        """The exchange is over, however it ended: give everything back, count it, audit it. Exactly once each."""
         passed.live.leave()
         if passed.lease is not None:
             passed.lease.release()
@@ -284,26 +249,21 @@ class Gate:
     def refuse_unread(self, reason: Reason, detail: str, peer: str) -> Refused:
         """The HTTP parser itself refused the head: nothing in it is to be believed or repeated."""
         head = Head("", b"", (), (1, 1), peer, "http")
-        refused = self._refuse(Deny(reason, detail=detail), head, None, new_request_id(), self._clock())
+        refused = self._refuse(
+            Deny(reason, detail=detail), Case(head, None, self._folder.active, new_request_id(), self._clock())
+        )
         refused.keeps_alive = False
         return refused
 
-    def _refuse(
-        self, refusal: Refusal, head: Head, request: AccessRequest | None, request_id: str, started_at: float
-    ) -> Refused:
-        accepts_html = request is not None and request.accepts_html
-        document = problem(refusal, request_id, accepts_html=accepts_html)
-        self._recorder.refused(
-            refusal,
-            STATUS[refusal.reason],
-            head,
-            request,
-            request_id,
-            started_at,
-            self._clock(),
-            self._folder.active.revision,
-        )
-        return Refused(document, request_id)
+    def _refuse(self, refusal: Refusal, case: Case) -> Refused:
+        accepts_html = case.request is not None and case.request.accepts_html
+        document = problem(refusal, case.request_id, accepts_html=accepts_html)
+        self._recorder.refused(refusal, document.status, case, self._clock())
+        return Refused(document, case.request_id)
+
+    def _broken(self, case: Case) -> Refused:
+        _log.exception("judging failed", request_id=case.request_id)
+        return self._refuse(Deny(Reason.INTERNAL_ERROR), case)
 
     # -- life ----------------------------------------------------------------------------------------------------
 
@@ -316,4 +276,12 @@ class Gate:
         self.live.recheck_all()
 
 
-__all__ = ["Gate"]
+def _concurrency_limited(limit: ConcurrencyLimit, allow: Allow) -> Deny:
+    return Deny(
+        Reason.CONCURRENCY_LIMITED,
+        detail=f"limit {limit.id!r} allows {limit.maximum} at once",
+        rule=limit.ref,
+        retry_after_s=1,
+        limits=allow.limits,
+        tenant=allow.place.tenant.name,
+    )

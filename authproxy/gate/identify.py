@@ -1,9 +1,10 @@
 """
 Question 2 with its guard: who is calling, unless the address has been guessing.
 
-Beyond the ``identity-failure`` limit an address is answered 429 before any signature is looked at, so that guessing costs
-the guesser and not us. A token that was good a moment ago (it is in the token cache) passes all the same: a stranger behind
-the same address must not lock out those who are known. Only ``credential-invalid`` counts, never a missing credential.
+Beyond the ``identity-failure`` limit an address is answered 429 before any signature is looked at, so that guessing
+costs the guesser and not us. A token that was good a moment ago (it is in the token cache) passes all the same: a
+stranger behind the same address must not lock out those who are known. Only ``credential-invalid`` counts, never a
+missing credential.
 """
 
 from __future__ import annotations

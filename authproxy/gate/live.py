@@ -1,8 +1,8 @@
 """
 Every exchange that is alive: held, streaming or a websocket, with what is needed to judge it again and to cut it.
 
-A decision is made when a request arrives; a stream outlives it. The registry is how later facts (a policy swap, an expired
-token, a logout, the end of the process) reach exchanges that are already running.
+A decision is made when a request arrives; a stream outlives it. The registry is how later facts (a policy swap, an
+expired token, a logout, the end of the process) reach exchanges that are already running.
 """
 
 from __future__ import annotations

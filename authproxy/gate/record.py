@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from authproxy.audit import Audit
-from authproxy.gate.verdict import Passed
+from authproxy.gate.verdict import Case, Passed
 from authproxy.metrics import HistogramCell, Metrics
-from policies.decision import Answer, Challenge, Reason, Refusal
-from policies.request import AccessRequest, Head
+from policies.decision import Answer, Challenge, Reason, Refusal, RuleRef
 
 _NO_TENANT: Final = "-"
 """Label of requests that named no tenant: a host is the caller's word and never becomes a label."""
@@ -34,9 +33,9 @@ class Recorder:
         now: float,
     ) -> None:
         """An allowed request has ended; ``failure`` when the data path could not deliver it whole."""
-        allow, request = passed.allow, passed.request
+        allow, request, case = passed.allow, passed.request, passed.case
         tenant = allow.place.tenant.name
-        duration_s = now - passed.started_at
+        duration_s = now - case.started_at
         cells = self._allowed.get(tenant)
         if cells is None:
             cells = self._allowed[tenant] = (
@@ -55,7 +54,7 @@ class Recorder:
         if self._audit is not None:
             rule = allow.rule
             self._audit.decision(
-                ts=passed.started_at,
+                ts=case.started_at,
                 request_id=passed.request_id,
                 tenant=tenant,
                 edge=self._edge,
@@ -72,67 +71,54 @@ class Recorder:
                 duration_ms=round(duration_s * 1000, 3),
                 bytes_in=bytes_in,
                 bytes_out=bytes_out,
-                held_ms=round(passed.held_s * 1000, 3) if passed.held_s else None,
+                held_ms=round(case.held_s * 1000, 3) if case.held_s else None,
                 shadowed=tuple(refusal.reason.value for refusal in allow.shadowed),
-                revision=passed.revision,
+                revision=case.policies.revision,
             )
 
-    def refused(
-        self,
-        refusal: Refusal,
-        status: int,
-        head: Head,
-        request: AccessRequest | None,
-        request_id: str,
-        started_at: float,
-        now: float,
-        revision: str,
-    ) -> None:
-        """A request was refused; ``request`` None when its head could not be believed."""
+    def refused(self, refusal: Refusal, status: int, case: Case, now: float) -> None:
+        """A request was refused."""
         tenant = refusal.tenant
         outcome = "challenge" if isinstance(refusal, Challenge) else "deny"
         self._metrics.decisions_total.add((self._edge, tenant or _NO_TENANT, outcome, refusal.reason.value))
+        rule = None if isinstance(refusal, Challenge) else refusal.rule
+        self._audit_unforwarded(case, tenant, outcome, refusal.reason.value, status, rule, now)
+
+    def answered(self, answer: Answer, case: Case, now: float) -> None:
+        """Portero answered by itself and nothing was refused."""
+        self._metrics.decisions_total.add((self._edge, answer.tenant or _NO_TENANT, "answer", ""))
+        self._audit_unforwarded(case, answer.tenant, "answer", None, answer.status, None, now)
+
+    def _audit_unforwarded(
+        self,
+        case: Case,
+        tenant: str | None,
+        outcome: str,
+        reason: str | None,
+        status: int,
+        rule: RuleRef | None,
+        now: float,
+    ) -> None:
         if self._audit is None:
             return
-        rule = None if isinstance(refusal, Challenge) else refusal.rule
+        request = case.request
         self._audit.decision(
-            ts=started_at,
-            request_id=request_id,
+            ts=case.started_at,
+            request_id=case.request_id,
             tenant=tenant,
             edge=self._edge,
-            method=request.method if request is not None else head.method,
+            method=request.method if request is not None else case.head.method,
             host=request.host if request is not None else "",
             path=request.target.path if request is not None else "",
-            client_ip=request.client_ip if request is not None else head.peer,
+            client_ip=request.client_ip if request is not None else case.head.peer,
             outcome=outcome,
-            reason=refusal.reason.value,
+            reason=reason,
             status=status,
             rule=rule.id if rule is not None else None,
             where=rule.where if rule is not None else None,
-            duration_ms=round((now - started_at) * 1000, 3),
-            revision=revision,
+            duration_ms=round((now - case.started_at) * 1000, 3),
+            revision=case.policies.revision,
         )
-
-    def answered(
-        self, answer: Answer, request: AccessRequest, request_id: str, started_at: float, now: float, revision: str
-    ) -> None:
-        """Portero answered by itself and nothing was refused."""
-        self._metrics.decisions_total.add((self._edge, answer.tenant or _NO_TENANT, "answer", ""))
-        if self._audit is not None:
-            self._audit.decision(
-                ts=started_at,
-                request_id=request_id,
-                tenant=answer.tenant,
-                edge=self._edge,
-                method=request.method,
-                host=request.host,
-                path=request.target.path,
-                client_ip=request.client_ip,
-                outcome="answer",
-                status=answer.status,
-                duration_ms=round((now - started_at) * 1000, 3),
-                revision=revision,
-            )
 
     def shadowed(self, tenant: str, stage: str) -> None:
         """A refusal that shadow mode let through."""

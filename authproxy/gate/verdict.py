@@ -25,6 +25,7 @@ class Passed:
     Not frozen: it is made once per request on the hot path, where a frozen dataclass costs 2 us more.
     """
 
+    case: Case
     request: AccessRequest
     allow: Allow
     destination: Destination
@@ -33,14 +34,9 @@ class Passed:
     answer_block: bytes
     """Fields to add to the answer: X-Request-Id, RateLimit, CORS."""
     request_id: str
-    started_at: float
-    """Unix seconds."""
-    held_s: float
-    """Seconds the request was held while its function woke."""
     live: LiveExchange
     lease: Lease | None
     """What is taken of ``concurrent`` limits."""
-    revision: str
 
 
 @dataclass(slots=True)
@@ -63,16 +59,29 @@ class DirectAnswer:
 
 
 @dataclass(slots=True)
+class Case:
+    """One request while it is judged: what the gate, the recorder and a held request need to know of it."""
+
+    head: Head
+    request: AccessRequest | None
+    """None: the head could not be believed."""
+    policies: PolicySet
+    """The set it started with; it keeps it (H2)."""
+    request_id: str
+    started_at: float
+    """Unix seconds."""
+    held_s: float = 0.0
+    """Seconds the request was held while its function woke."""
+
+
+@dataclass(slots=True)
 class Undecided:
     """The generator stands at a need whose answer is not at hand; ``await Gate.decide(undecided)``."""
 
-    head: Head
+    case: Case
     request: AccessRequest
     judging: Generator[Need, Any, Decision]
     need: Need
-    policies: PolicySet
-    request_id: str
-    started_at: float
 
 
 Verdict = Passed | Refused | DirectAnswer
