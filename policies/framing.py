@@ -1,0 +1,250 @@
+"""
+What a head's fields say beyond host and credential: the body's framing, the connection, the browser, the client.
+
+Where two readers could disagree about where a request ends, or about who removed which field, the request is refused:
+this is where smuggling starts. Called only for heads that have such fields; most requests of machines have none.
+
+Refuses to know names (``header_fields`` classified them) and policies. Source: RFC 9112 sections 6 and 9, RFC 9110
+sections 7.6.1, 7.8 and 10.1.1, RFC 6455 section 4.2.1, W3C Trace Context; rules AP-R2, R33, R35;
+CVE-2025-48865 (``Connection`` naming an identity field).
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from policies.decision import Deny, Reason
+from policies.header_fields import (
+    ACCEPT,
+    CONNECTION,
+    CONTENT_LENGTH,
+    EXPECT,
+    FETCH_MODE,
+    FETCH_SITE,
+    FORWARDED_FOR,
+    FORWARDED_PROTO,
+    HOP,
+    IDEMPOTENCY_KEY,
+    KEEP,
+    ORIGIN,
+    PREFLIGHT_FIELDS,
+    PREFLIGHT_METHOD,
+    REQUEST_KINDS,
+    TRACEPARENT,
+    TRACESTATE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    WEBSOCKET_KEY,
+    WEBSOCKET_VERSION,
+    parse_content_length,
+)
+from policies.peers import TrustedPeers
+
+_VISIBLE: Final = bytes(range(0x20, 0x7F))
+_HEX: Final = frozenset("0123456789abcdef")
+_FIELD_LIST_CHARS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_, ")
+
+_BAD_CONNECTION: Final = Deny(Reason.BAD_REQUEST, "the Connection field names a field that may not be taken away")
+_BAD_LENGTH: Final = Deny(Reason.BAD_REQUEST, "the Content-Length field is not a number")
+_BAD_CODING: Final = Deny(Reason.BAD_REQUEST, "the Transfer-Encoding field is not 'chunked', or may not stand here")
+_BAD_EXPECT: Final = Deny(Reason.BAD_REQUEST, "the Expect field is not '100-continue'")
+_BAD_SCHEME: Final = Deny(Reason.BAD_REQUEST, "the X-Forwarded-Proto field of a trusted peer names no scheme")
+_BAD_READ: Final = Deny(Reason.BAD_REQUEST, "a field that Portero reads holds characters that are not visible ASCII")
+
+
+class Facts(NamedTuple):
+    """What ``read_head`` takes over into the ``AccessRequest``; members as there."""
+
+    scheme: str | None = None
+    """None: the connection's own."""
+    client_ip: str | None = None
+    """None: the TCP peer's."""
+    hints: tuple[str, ...] = ()
+    origin: str | None = None
+    fetch_site: str | None = None
+    accepts_html: bool = False
+    content_length: int | None = None
+    is_chunked: bool = False
+    is_websocket: bool = False
+    expects_continue: bool = False
+    keeps_alive: bool = True
+    preflight_method: str | None = None
+    preflight_fields: str | None = None
+    has_idempotency_key: bool = False
+    traceparent: str | None = None
+    tracestate: bytes | None = None
+    """Passed on only beside a valid traceparent (W3C Trace Context section 3.3)."""
+    dropped: frozenset[bytes] = frozenset()
+    """Fields that ``Connection`` names, lower case."""
+
+
+class Connection(NamedTuple):
+    """A Connection field, read."""
+
+    closes: bool
+    keeps: bool
+    upgrades: bool
+    dropped: frozenset[bytes]
+
+
+PLAIN: Final = Facts()
+PLAIN_1_0: Final = Facts(keeps_alive=False)
+_NO_CONNECTION: Final = Connection(closes=False, keeps=False, upgrades=False, dropped=frozenset())
+
+
+def is_visible(value: bytes | None) -> bool:
+    """Whether every byte is printable ASCII or a space; None is nothing to object to."""
+    return value is None or not value.translate(None, _VISIBLE)
+
+
+def read_facts(
+    method: str,
+    version: tuple[int, int],
+    peer: str,
+    scheme: str,
+    found: dict[int, bytes],
+    hints: tuple[bytes, ...],
+    trusted: TrustedPeers,
+) -> Facts | Deny:
+    """
+    The facts in ``found`` (kind of ``header_fields`` -> value, lists joined already), or why they are none.
+
+    ``scheme`` is the connection's own. Names of fields that may stand once have been counted by the caller.
+    """
+    if not _are_visible(found) or not all(map(is_visible, hints)):
+        return _BAD_READ
+    connection = _read_connection(found[CONNECTION]) if CONNECTION in found else _NO_CONNECTION
+    if connection is None:
+        return _BAD_CONNECTION
+    body = _read_body(version, found)
+    if isinstance(body, Deny):
+        return body
+    content_length, is_chunked = body
+    has_body = is_chunked or bool(content_length)
+    if EXPECT in found and found[EXPECT].lower() != b"100-continue":
+        return _BAD_EXPECT
+
+    client_scheme = trusted.client_scheme(peer, scheme, _values(found, FORWARDED_PROTO))
+    if client_scheme is None:
+        return _BAD_SCHEME
+    traceparent = read_traceparent(_text(found, TRACEPARENT))
+    origin = _text(found, ORIGIN)
+    is_preflight = method == "OPTIONS" and origin is not None and PREFLIGHT_METHOD in found
+    is_1_1 = version == (1, 1)
+    return Facts(
+        scheme=client_scheme,
+        client_ip=trusted.client_ip(peer, _values(found, FORWARDED_FOR)),
+        hints=tuple([hint.decode("ascii").strip(" ") for hint in hints]),
+        origin=origin,
+        fetch_site=_text(found, FETCH_SITE),
+        accepts_html=method == "GET" and found.get(FETCH_MODE) == b"navigate" and _names_html(found.get(ACCEPT, b"")),
+        content_length=content_length,
+        is_chunked=is_chunked,
+        is_websocket=is_1_1 and method == "GET" and not has_body and _asks_websocket(connection, found),
+        expects_continue=is_1_1 and has_body and EXPECT in found,
+        keeps_alive=not connection.closes and (is_1_1 or connection.keeps),
+        preflight_method=_text(found, PREFLIGHT_METHOD) if is_preflight else None,
+        preflight_fields=_field_list(found.get(PREFLIGHT_FIELDS)) if is_preflight else None,
+        has_idempotency_key=IDEMPOTENCY_KEY in found,
+        traceparent=traceparent,
+        tracestate=found.get(TRACESTATE) if traceparent is not None else None,
+        dropped=connection.dropped,
+    )
+
+
+def read_traceparent(text: str | None) -> str | None:
+    """
+    ``text`` when it is a W3C traceparent of version 00, else None.
+
+    Later versions are read as 00 and lose what they added (Trace Context section 4.3 allows it).
+    """
+    if text is None or len(text) < 55 or (len(text) > 55 and (text[:2] == "00" or text[55] != "-")):
+        return None
+    version, trace_id, parent_id, flags = text[:2], text[3:35], text[36:52], text[53:55]
+    if text[2] != "-" or text[35] != "-" or text[52] != "-" or version == "ff":
+        return None
+    if not _HEX.issuperset(version + trace_id + parent_id + flags):
+        return None
+    if trace_id == "0" * 32 or parent_id == "0" * 16:
+        return None
+    return f"00-{trace_id}-{parent_id}-{flags}"
+
+
+def _read_connection(value: bytes) -> Connection | None:
+    """None when it names a field of ours, one that frames or names the caller, or no field at all."""
+    closes = keeps = upgrades = False
+    dropped = []
+    for raw in value.split(b","):
+        token = raw.strip(b" ").lower()
+        if not token:
+            continue
+        if token == b"close":
+            closes = True
+        elif token == b"keep-alive":
+            keeps = True
+        elif token == b"upgrade":
+            upgrades = True
+        elif (kind := REQUEST_KINDS[token]) == KEEP:
+            dropped.append(token)
+        elif kind != HOP:
+            return None
+    return Connection(closes, keeps, upgrades, frozenset(dropped))
+
+
+def _read_body(version: tuple[int, int], found: dict[int, bytes]) -> tuple[int | None, bool] | Deny:
+    """(Content-Length, is chunked) by RFC 9112 section 6.3, without any of its leniencies."""
+    length = None
+    if CONTENT_LENGTH in found:
+        length = parse_content_length(found[CONTENT_LENGTH])
+        if length < 0:
+            return _BAD_LENGTH
+    if TRANSFER_ENCODING not in found:
+        return length, False
+    if length is not None or version != (1, 1) or found[TRANSFER_ENCODING].lower() != b"chunked":
+        return _BAD_CODING
+    return None, True
+
+
+def _asks_websocket(connection: Connection, found: dict[int, bytes]) -> bool:
+    return (
+        connection.upgrades
+        and found.get(UPGRADE, b"").lower() == b"websocket"
+        and found.get(WEBSOCKET_VERSION) == b"13"
+        and len(found.get(WEBSOCKET_KEY, b"")) == 24
+    )
+
+
+def _names_html(accept: bytes) -> bool:
+    """Whether text/html stands in the list and is not refused by ``q=0``."""
+    for item in accept.lower().split(b","):
+        name, *parameters = [part.strip(b" \t") for part in item.split(b";")]
+        if name == b"text/html":
+            return not any(part.startswith(b"q=0") and not part[3:].strip(b".0") for part in parameters)
+    return False
+
+
+def _are_visible(found: dict[int, bytes]) -> bool:
+    """Accept and the like pass as they are and are only searched; the others are compared, printed or split."""
+    return not any(
+        value.translate(None, _VISIBLE)
+        for kind, value in found.items()
+        if kind not in {ACCEPT, TRACESTATE, IDEMPOTENCY_KEY}
+    )
+
+
+def _values(found: dict[int, bytes], kind: int) -> tuple[str, ...]:
+    value = found.get(kind)
+    return () if value is None else (value.decode("ascii"),)
+
+
+def _text(found: dict[int, bytes], kind: int) -> str | None:
+    value = found.get(kind)
+    return None if value is None else value.decode("ascii")
+
+
+def _field_list(value: bytes | None) -> str | None:
+    """Names and commas, ready to be echoed; anything else is left out, and the browser then refuses by itself."""
+    if value is None:
+        return None
+    text = value.decode("ascii")
+    return text if _FIELD_LIST_CHARS.issuperset(text) else None
