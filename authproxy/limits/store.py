@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from policies.limits import Check
-from policies.pipeline import Spent
+from policies.limits import Check, Spent
 
 
 class LimitStore(Protocol):
     """
     Spends rate limits atomically. ``tests/contracts/limit_store.py`` runs over every implementation.
 
-    All checks of one call are taken or none is; a refused call changes nothing (R2, R3).
+    All checks of one call are taken or none is; a refused call changes nothing (R2, R3). The keys of one call are distinct
+    and all of ``tenant``; ``now`` is Unix seconds. One event loop calls.
     """
 
     def spend_now(self, tenant: str, checks: Sequence[Check], now: float) -> Spent | None:
@@ -22,8 +22,14 @@ class LimitStore(Protocol):
     async def spend(self, tenant: str, checks: Sequence[Check], now: float) -> Spent:
         """Spend; bounded in time (60 ms), never raises: a store that is down means the local share."""
 
+    def peek_now(self, tenant: str, checks: Sequence[Check], now: float) -> Spent | None:
+        """What ``spend_now`` would answer, taking nothing; None when the store has to be asked."""
+
     async def peek(self, tenant: str, checks: Sequence[Check], now: float) -> Spent:
         """What ``spend`` would answer, taking nothing."""
+
+    def peek_now(self, tenant: str, checks: Sequence[Check], now: float) -> Spent | None:
+        """What ``spend_now`` would answer, taking nothing."""
 
     async def close(self) -> None:
         """Stop background work and close connections."""
