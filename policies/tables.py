@@ -228,6 +228,8 @@ class TenantTable:
     hosts: tuple[str, ...]
     where: str
     providers_by_issuer: Mapping[str, ProviderSpec] = field(default_factory=dict)
+    limit_checks: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+    """``limits.py``'s memo: (function, caller, address) -> checks. Callers choose the keys, so ``limits.py`` bounds it."""
 
 
 @dataclass(frozen=True, slots=True)

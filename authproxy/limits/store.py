@@ -12,8 +12,8 @@ class LimitStore(Protocol):
     """
     Spends rate limits atomically. ``tests/contracts/limit_store.py`` runs over every implementation.
 
-    All checks of one call are taken or none is; a refused call changes nothing (R2, R3). The keys of one call are distinct
-    and all of ``tenant``; ``now`` is Unix seconds. One event loop calls.
+    All checks of one call are taken or none is; a refused call changes nothing (R2, R3). The keys of one call are
+    distinct and all of ``tenant``; ``now`` is Unix seconds. One event loop calls.
     """
 
     def spend_now(self, tenant: str, checks: Sequence[Check], now: float) -> Spent | None:
@@ -27,9 +27,6 @@ class LimitStore(Protocol):
 
     async def peek(self, tenant: str, checks: Sequence[Check], now: float) -> Spent:
         """What ``spend`` would answer, taking nothing."""
-
-    def peek_now(self, tenant: str, checks: Sequence[Check], now: float) -> Spent | None:
-        """What ``spend_now`` would answer, taking nothing."""
 
     async def close(self) -> None:
         """Stop background work and close connections."""
