@@ -200,7 +200,7 @@ def _cut(path: str) -> str:
 
 def _prefix(text: str, key: str) -> str:
     """The prefix as canonical paths are spelt, without a trailing slash; ``""`` for ``/``."""
-    target = canonical_target(quote(text, _AS_IS).encode())
+    target = canonical_target(quote(text, _AS_IS, errors="surrogatepass").encode())
     if not isinstance(target, Target):
         raise ConditionError(f"{text!r} can never match: {target.detail}", key)
     if target.query is not None:

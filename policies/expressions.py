@@ -58,7 +58,7 @@ VARIABLES: Final[Mapping[str, Callable[[Facts], Any]]] = {
     "email": _email,
     "method": lambda facts: facts.request.method,
     "path": lambda facts: facts.path,
-    "function": lambda facts: facts.function,
+    "function_name": lambda facts: facts.function,
     "host": lambda facts: facts.request.host,
     "source_ip": lambda facts: facts.request.client_ip,
     "now": lambda facts: datetime.fromtimestamp(facts.now, UTC),
@@ -66,8 +66,8 @@ VARIABLES: Final[Mapping[str, Callable[[Facts], Any]]] = {
 """What an expression may look at. ``email`` of a caller without one, like a claim that is absent, cannot be known."""
 
 _DESCRIBED: Final = (
-    "claims (map), groups (list), subject (provider|sub), provider, email, method, path (function-relative), function, "
-    "host, source_ip (string), now (timestamp)"
+    "claims (map), groups (list), subject (provider|sub), provider, email, method, path (function-relative), "
+    "function_name, host, source_ip (string), now (timestamp)"
 )
 
 _TIME_PARTS: Final = (
@@ -243,6 +243,8 @@ class _Scanner:
             self.variables.add(name)
             if name == "claims":
                 self._claim(position)
+        elif name == "function":
+            raise ExpressionError("'function' is a reserved word of CEL; write function_name")
         elif name not in _WORDS:
             raise ExpressionError(f"{name!r} is not known; known: {_DESCRIBED}")
 

@@ -91,24 +91,40 @@ def build_table(roles: Sequence[RoleInput], bindings: Sequence[BindingInput], de
 
 
 def _closures(roles: Sequence[RoleInput], bits: Mapping[str, int]) -> dict[str, int]:
-    """Every role's bits with those of all it includes. Iterative: a chain of includes may be longer than the stack."""
-    includes: dict[str, set[str]] = defaultdict(set)
+    """Every role's bit with those of all it includes."""
+    includes: dict[str, set[str]] = {name: set() for name in bits}
     for role in roles:
         includes[role.name].update(name for name in role.includes if name in bits)
-    closures: dict[str, int] = {}
-    for name in bits:
-        seen = {name}
-        waiting = [name]
-        mask = 0
-        while waiting:
-            current = waiting.pop()
-            mask |= closures.get(current, bits[current])
-            if current not in closures:
-                fresh = includes[current] - seen
-                seen |= fresh
-                waiting.extend(fresh)
-        closures[name] = mask
+    closures = dict(bits)
+    order = _included_first(includes)
+    is_stable = False
+    while not is_stable:  # one round does; a cycle, which the compiler refuses, needs some more
+        is_stable = True
+        for name in order:
+            mask = bits[name]
+            for included in includes[name]:
+                mask |= closures[included]
+            if mask != closures[name]:
+                closures[name] = mask
+                is_stable = False
     return closures
+
+
+def _included_first(includes: Mapping[str, set[str]]) -> list[str]:
+    """Roles after all they include (but for cycles). Iterative: a chain may be longer than the stack is deep."""
+    order: list[str] = []
+    seen: set[str] = set()
+    for start in includes:
+        waiting = [(start, False)]
+        while waiting:
+            name, is_done = waiting.pop()
+            if is_done:
+                order.append(name)
+            elif name not in seen:
+                seen.add(name)
+                waiting.append((name, True))
+                waiting.extend((included, False) for included in includes[name] if included not in seen)
+    return order
 
 
 def _holders_of(bindings: Sequence[BindingInput], closures: Mapping[str, int]) -> tuple[dict[str, int], ...]:
