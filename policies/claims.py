@@ -91,6 +91,15 @@ def judge_claims(
     return _person(claims, provider, tenant)
 
 
+def not_before(claims: dict[str, Any], provider: ProviderSpec | ServiceAccountSpec) -> float:
+    """
+    From when on ``judge_claims`` accepts these claims, Unix seconds; until when is ``exp``. Only for claims that it has
+    accepted: what a cache compares with the clock instead of judging again.
+    """
+    longest_s = MAX_ACCOUNT_LIFETIME_S if isinstance(provider, ServiceAccountSpec) else provider.max_token_lifetime_s
+    return float(max(claims["exp"] - longest_s, claims.get("iat", 0.0), claims.get("nbf", 0.0))) - LEEWAY_S
+
+
 def account_issuer(tenant: str, name: str) -> str:
     """``iss`` of a service account's tokens, as Dispatch wrote it."""
     return f"{tenant}/{name}"
@@ -252,5 +261,6 @@ __all__ = [
     "groups_of",
     "judge_claims",
     "may_heal",
+    "not_before",
     "tenants_of",
 ]
