@@ -1,20 +1,20 @@
 """
 The arithmetic of rate limits: GCRA in whole microseconds.
 
-A limit's whole state is one number, its *theoretical arrival time* (TAT): when the next request would arrive if all that
-were admitted had come at exactly the sustained rate. A request of cost ``c`` moves it ``c`` emission intervals further and
-is admitted while it runs ahead of now by no more than the tolerance (``burst`` emission intervals). An idle limit's TAT lies
-in the past and says the same as no state at all, so idle keys may be forgotten.
+A limit's whole state is one number, its *theoretical arrival time* (TAT): when the next request would arrive if all
+that were admitted had come at exactly the sustained rate. A request of cost ``c`` moves it ``c`` emission intervals
+further and is admitted while it runs ahead of now by no more than the tolerance (``burst`` emission intervals). An idle
+limit's TAT lies in the past and says the same as no state at all, so idle keys may be forgotten.
 
-``spend_limits.lua`` does the same arithmetic in Redis, and the answers are computed here in both cases; integers, so that both
-agree to the last microsecond (R8). This module refuses to know where a TAT is kept and what the time is.
+``spend_limits.lua`` does the same arithmetic in Redis, and the answers are computed here in both cases; integers, so
+that both agree to the last microsecond (R8). This module refuses to know where a TAT is kept and what the time is.
 
 Source: GCRA, ITU-T I.371 annex A (virtual scheduling algorithm).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
 from policies.decision import LimitState, RuleRef
@@ -29,7 +29,7 @@ class Check(NamedTuple):
 
     id: str
     key: str
-    """``{tenant}:rl:<limit>:<partition>``; the braces are Redis Cluster's hash tag. A key fixes emission and tolerance."""
+    """``{tenant}:rl:<limit>:<partition>``; the braces are Redis Cluster's hash tag. It fixes emission and tolerance."""
     emission_us: int
     """Microseconds per request at the sustained rate."""
     tolerance_us: int
@@ -74,29 +74,35 @@ def admit(tat_us: int, now_us: int, check: Check) -> tuple[int | None, int, int]
     return new_tat, 0, -wait // check.emission_us
 
 
-def spend_all(tats_us: Sequence[int], now_us: int, checks: Sequence[Check]) -> tuple[list[int] | None, Spent]:
+def spend_all(
+    tats_us: Mapping[str, int], now_us: int, checks: Sequence[Check]
+) -> tuple[list[tuple[str, int]] | None, Spent]:
     """
     Judge one request against all its limits: every TAT moves, or none does (R3).
 
-    ``tats_us`` are parallel to ``checks``, 0 for a limit without state; the keys of ``checks`` are distinct.
+    ``tats_us`` by key; a limit without state is missing. The keys of ``checks`` are distinct.
 
-    Returns: the new TATs, None when refused (then nothing is to be written: R2), and the answer.
+    Returns: what to write, as (key, new TAT), None when refused (then nothing is to be written: R2); and the answer.
     """
-    # The hot path of every limited request; ``admit`` written out and NamedTuples made by tuple.__new__: 0.5 us a check.
+    # The hot path of every limited request: ``admit`` written out, NamedTuples made by tuple.__new__, 0.4 us a check.
+    get = tats_us.get
     new = tuple.__new__
     after = []
     states = []
-    for tat, (id_, _, emission, tolerance, quota, window_s, _, _, _, cost) in zip(tats_us, checks, strict=True):
-        new_tat = (tat if tat > now_us else now_us) + emission * cost  # noqa: PLR1730 - max() is a call of 0.1 us
+    for id_, key, emission, tolerance, quota, window_s, _, _, _, cost in checks:
+        tat = get(key, 0)
+        new_tat = (tat if tat > now_us else now_us) + emission * cost  # noqa: FURB136 - max() is a call of 0.1 us
         ahead = new_tat - now_us
         if ahead > tolerance:
-            return None, _refuse(tats_us, now_us, checks)
-        after.append(new_tat)
-        states.append(new(LimitState, (id_, quota, window_s, (tolerance - ahead) // emission, -(-ahead // SECOND_US))))
+            return None, _refuse([get(check.key, 0) for check in checks], now_us, checks)
+        after.append((key, new_tat))
+        states.append(
+            new(LimitState, (id_, quota, window_s, (tolerance - ahead) // emission, (ahead + 999_999) // 1_000_000))
+        )
     return after, new(Spent, (tuple(states), None, 0))
 
 
-def _refuse(tats_us: Sequence[int], now_us: int, checks: Sequence[Check]) -> Spent:
+def _refuse(tats_us: list[int], now_us: int, checks: Sequence[Check]) -> Spent:
     """The caller is told the longest wait, and the limit that asks for it: one who obeys is not refused again (R4)."""
     waits = [admit(tat, now_us, check)[1] for tat, check in zip(tats_us, checks, strict=True)]
     longest = max(waits)
@@ -130,7 +136,7 @@ def share_of(check: Check, replicas: int) -> Check:
         return check
     emission = min(check.emission_us * replicas, MAX_AHEAD_US)
     burst = max(1, check.burst // replicas)
-    return check._replace(emission_us=emission, burst=burst, tolerance_us=max(emission * burst, emission))
+    return check._replace(emission_us=emission, burst=burst, tolerance_us=min(emission * burst, MAX_AHEAD_US))
 
 
 def _ceil_s(us: int) -> int:

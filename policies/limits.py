@@ -1,13 +1,15 @@
 """
 Question 4: which limits apply to a request, and under which key each is counted.
 
-Three kinds stand in a tenant's ``limits``: rates (spent by the request), ``concurrent`` (taken while it is at the function) and
-``wakes`` (taken by a wake-up). The platform's ceilings come on top and are counted apart from the tenant's own limits, even of the
-same name. The arithmetic is ``gcra.py``; this module refuses to know where the counts are kept.
+Three kinds stand in a tenant's ``limits``: rates (spent by the request), ``concurrent`` (taken while it is at the
+function) and ``wakes`` (taken by a wake-up). The platform's ceilings come on top and are counted apart from the
+tenant's own limits, even of the same name. The arithmetic is ``gcra.py``; this module refuses to know where the counts
+are kept.
 
-Keys are ``{tenant}:rl:<limit>:<partition>``. ``<limit>`` names the limit with its rate and burst: after a reload that changes them
-it starts anew, instead of judging old state by new numbers (a TAT written under 1/h would lock out callers of 1000/s for days).
-``<partition>`` is who is counted: percent-encoded, and hashed when long, because callers choose their subjects.
+Keys are ``{tenant}:rl:<limit>:<partition>``. ``<limit>`` names the limit with its rate and burst: after a reload that
+changes them it starts anew, instead of judging old state by new numbers (a TAT written under 1/h would lock out callers
+of 1000/s for days). ``<partition>`` is who is counted: percent-encoded, and hashed when long, because callers choose
+their subjects.
 """
 
 from __future__ import annotations
@@ -85,9 +87,9 @@ def failure_check(tenant: TenantTable, client_ip: str) -> Check | None:
     key = ("identity-failure", client_ip)
     if key not in memo:
         spec = next((s for s in tenant.limits if s.per == "identity-failure" and s.rate_per_s), None)
-        check = spec and _check(tenant, spec, spec.rate_per_s or 0.0, address_block(client_ip))
-        _remember(memo, key, check)
-        return check
+        made = _check(tenant, spec, spec.rate_per_s or 0.0, address_block(client_ip)) if spec is not None else None
+        _remember(memo, key, made)
+        return made
     found: Check | None = memo[key]
     return found
 
@@ -151,7 +153,8 @@ def _plan(place: Place, principal: Principal, client_ip: str) -> _Plan:
         elif spec.concurrent is not None:
             key = f"{_prefix(tenant)}:{_name(spec)}:{partition}"
             parallels.append(Parallel(spec.id, key, spec.concurrent, RuleRef(spec.id, spec.where)))
-    plan = _Plan(tuple(checks), tuple(parallels))
+    # Keys are distinct: the same limit written twice is one limit, and no store has to think of it.
+    plan = _Plan(tuple({c.key: c for c in checks}.values()), tuple({p.key: p for p in parallels}.values()))
     key_of_plan = (place.function, principal.provider, principal.sub, client_ip)
     _remember(tenant.limit_checks, key_of_plan, plan)
     return plan

@@ -229,7 +229,7 @@ class TenantTable:
     where: str
     providers_by_issuer: Mapping[str, ProviderSpec] = field(default_factory=dict)
     limit_checks: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
-    """``limits.py``'s memo: (function, caller, address) -> checks. Callers choose the keys, so ``limits.py`` bounds it."""
+    """``limits.py``'s memo: (function, caller, address) -> what is counted. Callers choose the keys: bounded."""
 
 
 @dataclass(frozen=True, slots=True)
