@@ -382,6 +382,43 @@ def test_a_replica_that_is_ready_before_the_call_is_answered_counts() -> None:
     assert room.admit(None, NOW + 1)
 
 
+def test_a_wake_still_called_is_not_called_again() -> None:
+    """A replica got ready and went to sleep before the call was answered: the next wake waits for that answer."""
+    room = asleep()
+    room.on(Tick(NOW + 0.05))
+    room.on(ReadinessSeen(1, NOW + 0.06))
+    room.on(Unreached(NOW + 0.1))
+    assert room.on(arrived(1, NOW + 0.2)) == [AskReadiness()]
+    assert room.on(ReadinessSeen(0, NOW + 0.2)) == []
+    assert room.on(WakeFailed(NOW + 0.21, 0.0)) == [Wake("acme", is_retry=False)]
+
+
+def test_questions_are_never_asked_in_a_tight_loop() -> None:
+    """A wake failed while a question was under way: its answer is no cause to ask before the backoff ends."""
+    room = asleep()
+    assert room.on(Tick(NOW + 0.05)) == [AskReadiness()]
+    room.on(WakeFailed(NOW + 0.06, 0.0))
+    assert room.on(ReadinessSeen(0, NOW + 0.07)) == []
+    assert room.next_tick_at() == NOW + 1.06
+
+
+def test_the_end_of_the_start_is_no_event_for_a_function_with_a_concurrency() -> None:
+    """A tick in the past would be due at once, for ever."""
+    room = ready()
+    room.on(Tick(NOW + 2))
+    room.on(arrived(1, NOW + 2, concurrency=1))
+    room.on(ReadinessSeen(1, NOW + 2))
+    room.on(arrived(2, NOW + 2, concurrency=1))
+    now = NOW + 2
+    while now < NOW + 15:
+        if AskReadiness() in room.on(Tick(now)):
+            room.on(ReadinessSeen(1, now))
+        due = room.next_tick_at()
+        assert due is not None
+        assert due > now
+        now = due
+
+
 def test_retry_after_is_what_cold_starts_took() -> None:
     """The median of the last cold starts, less what has passed of this one; five seconds until one was measured."""
     room = ready()
