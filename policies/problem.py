@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from html import escape
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Final
 
@@ -85,6 +86,9 @@ _RETRY_AFTER_S: Final = {
 _QUOTA_REASONS: Final = frozenset({Reason.RATE_LIMITED, Reason.CONCURRENCY_LIMITED, Reason.WAKE_LIMITED})
 _MAX_SF_INTEGER: Final = 999_999_999_999_999
 """RFC 9651 section 3.3.1."""
+_POLICY_MEMO_ENTRIES: Final = 4096
+_policy_memo: dict[tuple[str, int, int], tuple[str, str]] = {}
+_remaining: Final = attrgetter("remaining")
 _PAGE_POLICY: Final = (
     "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
@@ -166,14 +170,16 @@ def ratelimit_fields(states: Iterable[LimitState]) -> tuple[tuple[str, str], ...
 
     Source: draft-ietf-httpapi-ratelimit-headers-10 sections 3 and 4; R10.
     """
-    ordered = sorted(states, key=lambda state: (state.remaining, -state.reset_s))
+    ordered = sorted(states, key=_remaining)
     if not ordered:
         return ()
-    policy = ", ".join(
-        [f"{_sf_string(s.id)};q={_sf_integer(s.quota)};w={max(1, _sf_integer(s.window_s))}" for s in ordered]
-    )
-    left = ", ".join([f"{_sf_string(s.id)};r={_sf_integer(s.remaining)};t={_sf_integer(s.reset_s)}" for s in ordered])
-    return (("RateLimit-Policy", policy), ("RateLimit", left))
+    policies = []
+    left = []
+    for state in ordered:
+        name, policy = _policy_memo.get((state.id, state.quota, state.window_s)) or _policy_item(state)
+        policies.append(policy)
+        left.append(f"{name};r={_sf_integer(state.remaining)};t={_sf_integer(state.reset_s)}")
+    return (("RateLimit-Policy", ", ".join(policies)), ("RateLimit", ", ".join(left)))
 
 
 def field_block(fields: Iterable[tuple[str, str]]) -> bytes:
@@ -232,4 +238,14 @@ def _sf_string(text: str) -> str:
 
 
 def _sf_integer(number: int) -> int:
-    return min(max(0, number), _MAX_SF_INTEGER)
+    return number if 0 <= number <= _MAX_SF_INTEGER else min(max(0, number), _MAX_SF_INTEGER)
+
+
+def _policy_item(state: LimitState) -> tuple[str, str]:
+    """(the limit's name, its item of RateLimit-Policy); limits are few and change with the policies only."""
+    name = _sf_string(state.id)
+    item = (name, f"{name};q={_sf_integer(state.quota)};w={max(1, _sf_integer(state.window_s))}")
+    if len(_policy_memo) >= _POLICY_MEMO_ENTRIES:
+        _policy_memo.clear()
+    _policy_memo[state.id, state.quota, state.window_s] = item
+    return item

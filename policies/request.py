@@ -155,7 +155,11 @@ def read_head(head: Head, trusted: TrustedPeers) -> AccessRequest | Deny:
     each call taken out of it would cost a tenth of it.
     """
     method, target, fields, version, peer, scheme, server_name = head
-    if version not in {(1, 1), (1, 0)}:
+    if version == (1, 1):
+        facts = PLAIN
+    elif version == (1, 0):
+        facts = PLAIN_1_0
+    else:
         return _BAD_VERSION
     if method not in _USUAL_METHODS and (refusal := _refuse_method(method)):
         return refusal
@@ -210,18 +214,17 @@ def read_head(head: Head, trusted: TrustedPeers) -> AccessRequest | Deny:
 
     authorization = found.pop(AUTHORIZATION, None)
     cookie = found.pop(COOKIE, None)
-    if not (is_visible(authorization) and is_visible(cookie)):
+    if (authorization and not is_visible(authorization)) or (cookie and not is_visible(cookie)):
         return _BAD_CREDENTIAL
     if found or hints:
-        facts = read_facts(method, version, peer, scheme, found, hints, trusted)
-        if isinstance(facts, Deny):
-            return facts
+        read = read_facts(method, version, peer, scheme, found, hints, trusted)
+        if isinstance(read, Deny):
+            return read
+        facts = read
         if facts.dropped:
             kept = [pair for pair in kept if pair[0].lower() not in facts.dropped]
         if facts.tracestate is not None:
             kept.append((b"tracestate", facts.tracestate))
-    else:
-        facts = PLAIN if version == (1, 1) else PLAIN_1_0
     block = field_lines(kept)
     if block is None:
         return _BAD_FIELD

@@ -13,7 +13,7 @@ Refuses to know how a caller proved who it is. Source: design section 5; AP-R6, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Final
 from urllib.parse import quote
@@ -121,9 +121,13 @@ def without_our_cookies(cookie: bytes) -> bytes:
     return b"; ".join(pair.strip(b" ") for pair in cookie.split(b";") if not is_our_cookie(pair))
 
 
-def answer_block(place: Place, request: AccessRequest, request_id: str, limits: Iterable[LimitState]) -> bytes:
+def answer_block(place: Place, request: AccessRequest, request_id: str, limits: Sequence[LimitState]) -> bytes:
     """What Portero adds to a function's answer: ``X-Request-Id``, ``RateLimit``, the route's CORS; as lines."""
-    fields = (("X-Request-Id", request_id), *ratelimit_fields(limits), *cors_fields(request, place))
+    fields: tuple[tuple[str, str], ...] = (("X-Request-Id", request_id),)
+    if limits:
+        fields += ratelimit_fields(limits)
+    if place.route is not None:
+        fields += cors_fields(request, place)
     return field_block(fields)
 
 
