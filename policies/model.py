@@ -317,7 +317,7 @@ class Route(Part):
     function: Label
     """The function it leads to."""
     methods: Methods | None = None
-    """Methods it takes, exactly as written; all when absent. Routing, never protection."""
+    """Methods it takes, HEAD wherever GET; all when absent. Routing, never protection."""
     to: Text | None = None
     """The function-relative path; the request's own when absent."""
     https_only: StrictBool = False

@@ -1,0 +1,123 @@
+"""
+``platform.yaml``: which hosts are whose, which platform runs whose functions, and who may stand beside whom.
+
+Everything that keeps two tenants apart before any of their own files is read is judged here.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Final
+
+from policies.documents import Source
+from policies.findings import Findings
+from policies.host import canonical_host
+from policies.locators import flaw_of_backend, flaw_of_direct_url, flaw_of_host, flaw_of_network
+from policies.model import PlatformDocument
+from policies.rule_compiler import unknown
+from policies.scope import Claim, overlaps
+from policies.tables import BackendSpec
+
+_EVERYBODY: Final = frozenset({"0.0.0.0/0", "::/0"})
+
+
+def check_platform(platform: Source[PlatformDocument], findings: Findings) -> None:
+    """Every mistake of ``platform.yaml`` that its shape does not show."""
+    document = platform.document
+    for name, backend in document.backends.items():
+        if flaw := flaw_of_backend(backend.url):
+            findings.mistake(platform, flaw, "backends", name, "url")
+        if backend.direct_url is not None and (flaw := flaw_of_direct_url(backend.direct_url)):
+            findings.mistake(platform, flaw, "backends", name, "direct_url")
+    for name, entry in document.tenants.items():
+        if entry.backend not in document.backends:
+            text = unknown("backend", entry.backend, document.backends)
+            findings.mistake(platform, text, "tenants", name, "backend")
+        for index, host in enumerate(entry.private_hosts or ()):
+            if canonical_host(host) != host:
+                text = f"{host!r} is no host in the spelling of the wire; expected such as id.internal.example"
+                findings.mistake(platform, text, "tenants", name, "private_hosts", index)
+    for index, network in enumerate(document.trusted_peers):
+        if flaw := flaw_of_network(network):
+            findings.mistake(platform, flaw, "trusted_peers", index)
+        elif network in _EVERYBODY:
+            text = f"{network} lets everybody say what address and scheme a request comes from"
+            findings.warning(platform, text, "trusted_peers", index)
+    _check_hosts(platform, findings)
+    _check_namespaces(platform, findings)
+
+
+def hosts_of(platform: Source[PlatformDocument]) -> tuple[dict[str, str], dict[str, str]]:
+    """Exact host -> tenant, and suffix with its dot -> tenant. Of sound documents only."""
+    exact: dict[str, str] = {}
+    wildcards: dict[str, str] = {}
+    for name, entry in platform.document.tenants.items():
+        for host in entry.hosts:
+            if host.startswith("*."):
+                wildcards[host[1:]] = name
+            else:
+                exact[host] = name
+    return exact, wildcards
+
+
+def compile_backends(platform: Source[PlatformDocument]) -> dict[str, BackendSpec]:
+    return {
+        name: BackendSpec(name, backend.kind, backend.url.rstrip("/"), backend.credentials)
+        for name, backend in platform.document.backends.items()
+    }
+
+
+def _check_hosts(platform: Source[PlatformDocument], findings: Findings) -> None:
+    """Each host is one tenant's; inside another's wildcard it is allowed, and told."""
+    claimed: dict[str, tuple[str, int]] = {}
+    for name, entry in platform.document.tenants.items():
+        for index, host in enumerate(entry.hosts):
+            path = ("tenants", name, "hosts", index)
+            if flaw := flaw_of_host(host):
+                findings.mistake(platform, flaw, *path)
+            elif host in claimed:
+                other, at = claimed[host]
+                whose = "this tenant's already" if other == name else f"the tenant {other!r}'s already"
+                where = platform.where("tenants", other, "hosts", at)
+                findings.mistake(platform, f"the host {host!r} is {whose} ({where})", *path)
+            else:
+                claimed[host] = (name, index)
+    for host, (name, index) in claimed.items():
+        for suffix in _suffixes(host):
+            other, _ = claimed.get(suffix, (name, 0))
+            if other != name:
+                text = f"the host {host!r} is taken out of {suffix}, which is the tenant {other!r}'s"
+                findings.warning(platform, text, "tenants", name, "hosts", index)
+                break
+
+
+def _suffixes(host: str) -> list[str]:
+    """``a.b.c`` -> ``*.b.c``, ``*.c``: the wildcards that would match it, longest first."""
+    labels = host.removeprefix("*.").split(".")
+    return [f"*.{'.'.join(labels[i:])}" for i in range(1, len(labels))]
+
+
+def _check_namespaces(platform: Source[PlatformDocument], findings: Findings) -> None:
+    """Two tenants in one namespace of one platform say what is whose, and nothing is both's."""
+    document = platform.document
+    neighbours: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for name, entry in document.tenants.items():
+        if entry.backend in document.backends:
+            # By address: two names for one platform are one platform.
+            neighbours[document.backends[entry.backend].url.rstrip("/").lower(), entry.namespace].append(name)
+    for names in neighbours.values():
+        if len(names) < 2:
+            continue
+        claims = []
+        for name in names:
+            owns = document.tenants[name].owns
+            if owns is None:
+                others = [repr(other) for other in names[:4] if other != name]
+                text = f"shares its namespace with {', '.join(others)}; expected owns: [...] with functions of its own"
+                findings.mistake(platform, text, "tenants", name, "namespace")
+                continue
+            claims += [Claim(text.rstrip("*"), text.endswith("*"), name, i) for i, text in enumerate(owns)]
+        for one, other in overlaps(claims):
+            where = platform.where("tenants", one.tenant, "owns", one.place)
+            text = f"meets {one.text}{'*' * one.is_prefix} of the tenant {one.tenant!r} ({where}); expected no overlap"
+            findings.mistake(platform, text, "tenants", other.tenant, "owns", other.place)

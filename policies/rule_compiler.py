@@ -1,0 +1,241 @@
+"""
+A tenant's ``roles``, ``bindings`` and ``deny``: names resolved, conditions compiled, and no rule that can never match.
+
+What the rules mean once they are in the table is ``rbac.py``'s; this module refuses to know requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from difflib import get_close_matches
+from typing import Final, Literal
+
+from policies.conditions import ConditionError, compile_conditions
+from policies.decision import RuleRef
+from policies.documents import Source
+from policies.findings import Findings
+from policies.model import Binding, DenyRule, Grant, ShortConditions, TenantDocument
+from policies.rbac_table import BindingInput, DenyInput, GrantInput, RoleInput, build_table
+from policies.route_compiler import refuse_methods
+from policies.scope import Scope
+from policies.tables import Condition, RbacTable
+
+Path = tuple[str | int, ...]
+Effect = Literal["allow", "deny"]
+
+_LONGEST_LOOP: Final = 8
+"""Names of an include cycle that a message shows."""
+
+
+def compile_rules(source: Source[TenantDocument], scope: Scope, findings: Findings) -> RbacTable:
+    """One tenant's roles, bindings and deny rules as a table. With mistakes the table must not be used."""
+    document = source.document
+    rules = _Rules(source, scope, findings)
+    roles = [
+        RoleInput(
+            name,
+            role.includes,
+            tuple(
+                [
+                    rules.grant(grant, f"{name}/{i + 1}", ("roles", name, "allow", i))
+                    for i, grant in enumerate(role.allow)
+                ]
+            ),
+        )
+        for name, role in document.roles.items()
+    ]
+    deny = [rules.deny(rule, ("deny", i)) for i, rule in enumerate(document.deny)]
+    bindings = [_binding(source, binding, i) for i, binding in enumerate(document.bindings)]
+    _check_includes(source, findings)
+    _check_bindings(source, findings)
+    findings.duplicates(source, "the deny rule", [(rule.id, ("deny", i, "id")) for i, rule in enumerate(document.deny)])
+    return build_table(roles, bindings, deny)
+
+
+class _Rules:
+    """Compiles the rules of one tenant; conditions that many rules share are compiled once."""
+
+    def __init__(self, source: Source[TenantDocument], scope: Scope, findings: Findings) -> None:
+        self._source = source
+        self._scope = scope
+        self._findings = findings
+        self._conditions: dict[object, Condition | None] = {}
+
+    def grant(self, rule: Grant, name: str, path: Path) -> GrantInput:
+        condition = self._condition(rule, "allow", path)
+        self._check(rule, path)
+        return GrantInput(
+            self._scope.narrowed(rule.functions),
+            frozenset(rule.actions),
+            frozenset(rule.methods) if rule.methods is not None else None,
+            condition,
+            RuleRef(name, self._source.where(*path)),
+        )
+
+    def deny(self, rule: DenyRule, path: Path) -> DenyInput:
+        condition = self._condition(rule, "deny", path)
+        self._check(rule, path)
+        return DenyInput(
+            self._scope.narrowed(rule.functions),
+            frozenset(rule.actions),
+            frozenset(rule.methods) if rule.methods is not None else None,
+            condition,
+            RuleRef(rule.id, self._source.where(*path)),
+        )
+
+    def _condition(self, rule: Grant | DenyRule, effect: Effect, path: Path) -> Condition | None:
+        if rule.when is None and rule.unless is None:
+            return None
+        key = (rule.when, rule.unless, effect)
+        if key not in self._conditions:
+            try:
+                self._conditions[key] = compile_conditions(_plain(rule.when), _plain(rule.unless), effect=effect)
+            except ConditionError as error:
+                where = [int(step) if step.isdecimal() else step for step in error.key.split(".")]
+                self._findings.mistake(self._source, error.message, *path, *where)
+                return None
+        return self._conditions[key]
+
+    def _check(self, rule: Grant | DenyRule, path: Path) -> None:
+        for index in self._scope.outside(rule.functions):
+            text = f"{rule.functions[index]!r} reaches outside of what this tenant owns ({self._scope})"
+            self._findings.mistake(self._source, text, *path, "functions", index)
+        if rule.methods is not None:
+            refuse_methods(self._source, rule.methods, self._findings, *path, "methods")
+            for key, reason in _contradictions(rule, rule.methods):
+                self._findings.mistake(self._source, f"the rule can never match: {reason}", *path, key, "methods")
+
+
+def _plain(condition: str | ShortConditions | None) -> str | dict[str, object] | None:
+    if isinstance(condition, ShortConditions):
+        return condition.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return condition
+
+
+def _contradictions(rule: Grant | DenyRule, methods: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Conditions on the method that leave none of the rule's own."""
+    when, unless = rule.when, rule.unless
+    if isinstance(when, ShortConditions) and when.methods is not None and set(methods).isdisjoint(when.methods):
+        yield "when", f"its methods are {', '.join(methods)}"
+    if (
+        isinstance(unless, ShortConditions)
+        and unless.model_fields_set == {"methods"}
+        and set(methods) <= set(unless.methods or ())
+    ):
+        yield "unless", f"its methods are {', '.join(methods)}"
+
+
+# --- roles ----------------------------------------------------------------------------------------------------------
+
+
+def _check_includes(source: Source[TenantDocument], findings: Findings) -> None:
+    roles = source.document.roles
+    bound = {name for binding in source.document.bindings for name in binding.roles}
+    for name, role in roles.items():
+        for index, other in enumerate(role.includes):
+            if other not in roles:
+                findings.mistake(source, unknown("role", other, roles), "roles", name, "includes", index)
+        if not role.allow and not role.includes:
+            findings.warning_of_key(source, f"the role {name!r} allows nothing", "roles", name)
+    for loop in _loops({name: role.includes for name, role in roles.items()}):
+        shown = loop if len(loop) <= _LONGEST_LOOP else [*loop[: _LONGEST_LOOP - 1], "…"]
+        path = ("roles", loop[0], "includes", roles[loop[0]].includes.index(loop[1 % len(loop)]))
+        findings.mistake(source, f"roles include each other in a circle: {' -> '.join([*shown, loop[0]])}", *path)
+    used = _reachable({name: role.includes for name, role in roles.items()}, bound)
+    for name in roles:
+        if name not in used:
+            findings.warning_of_key(source, f"the role {name!r} is bound to nobody", "roles", name)
+
+
+def _reachable(includes: dict[str, tuple[str, ...]], start: set[str]) -> set[str]:
+    seen = set(start)
+    waiting = list(start)
+    while waiting:
+        fresh = set(includes.get(waiting.pop(), ())) - seen
+        seen |= fresh
+        waiting.extend(fresh)
+    return seen
+
+
+def _loops(includes: dict[str, tuple[str, ...]]) -> Iterator[list[str]]:
+    """Each circle that a walk in the order of the file closes, from the role where it was entered. Iterative."""
+    done: set[str] = set()
+    for root, included in includes.items():
+        if root in done:
+            continue
+        trail = {root: 0}
+        stack = [(root, iter(included))]
+        while stack:
+            name, rest = stack[-1]
+            other = next(rest, None)
+            if other is None:
+                stack.pop()
+                del trail[name]
+                done.add(name)
+            elif other in trail:
+                yield list(trail)[trail[other] :]
+            elif other in includes and other not in done:
+                trail[other] = len(trail)
+                stack.append((other, iter(includes[other])))
+
+
+# --- bindings -------------------------------------------------------------------------------------------------------
+
+
+def _binding(source: Source[TenantDocument], binding: Binding, index: int) -> BindingInput:
+    return BindingInput(
+        binding.id,
+        binding.roles,
+        binding.subjects,
+        binding.groups,
+        tuple([email.lower() for email in binding.emails]),
+        binding.service_accounts,
+        RuleRef(binding.id, source.where("bindings", index)),
+    )
+
+
+def _check_bindings(source: Source[TenantDocument], findings: Findings) -> None:
+    document = source.document
+    providers = [provider.name for provider in document.identity]
+    accounts = [account.name for account in document.service_accounts]
+    domains = {domain for provider in document.identity for domain in provider.email_domains}
+    groups_of_accounts = {group for account in document.service_accounts for group in account.groups}
+    has_groups = any(provider.claims.groups is not None for provider in document.identity)
+    findings.duplicates(
+        source, "the binding", [(binding.id, ("bindings", i, "id")) for i, binding in enumerate(document.bindings)]
+    )
+    for i, binding in enumerate(document.bindings):
+        for j, role in enumerate(binding.roles):
+            if role not in document.roles:
+                findings.mistake(source, unknown("role", role, document.roles), "bindings", i, "roles", j)
+        for j, subject in enumerate(binding.subjects):
+            provider = subject.partition("|")[0]
+            if provider not in providers:
+                findings.mistake(source, unknown("provider", provider, providers), "bindings", i, "subjects", j)
+        for j, account in enumerate(binding.service_accounts):
+            if account not in accounts:
+                text = unknown("service account", account, accounts)
+                findings.mistake(source, text, "bindings", i, "service_accounts", j)
+        for j, group in enumerate(binding.groups):
+            if not has_groups and group not in groups_of_accounts:
+                text = "nobody can be in a group: no provider says where groups are (claims: {groups: …})"
+                findings.mistake(source, text, "bindings", i, "groups", j)
+        for j, email in enumerate(binding.emails):
+            domain = email.rpartition("@")[2].lower()
+            if domain not in domains:
+                text = f"no provider may vouch for addresses of {domain}; expected it in a provider's email_domains"
+                findings.mistake(source, text, "bindings", i, "emails", j)
+        if not (binding.subjects or binding.groups or binding.emails or binding.service_accounts):
+            findings.warning(source, f"the binding {binding.id!r} names nobody", "bindings", i)
+
+
+def unknown(noun: str, name: str, known: object) -> str:
+    """The message for a name that nothing has."""
+    names = sorted(map(str, known)) if isinstance(known, dict | list | tuple) else []
+    if not names:
+        return f"the {noun} {name!r} is unknown; none is defined"
+    near = get_close_matches(name, names, 1)
+    if near:
+        return f"the {noun} {name!r} is unknown; did you mean {near[0]!r}?"
+    shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+    return f"the {noun} {name!r} is unknown; expected one of {shown}"
