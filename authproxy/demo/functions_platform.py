@@ -89,9 +89,9 @@ class FunctionsPlatform:
                 if replicas:
                     function.scale(replicas)
         server = web.Server(self._serve, handler_cancellation=True, auto_decompress=False, access_log=None)
-        self._runner = web.ServerRunner(server)
+        self._runner = web.ServerRunner(server, shutdown_timeout=1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0, shutdown_timeout=1).start()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
         host, port = self._runner.addresses[0][:2]
         self.url = f"http://{host}:{port}"
         if self._idle_s is not None:
@@ -111,7 +111,7 @@ class FunctionsPlatform:
             await self._session.close()
 
     async def sleep(self, name: str, namespace: str | None = None) -> int:
-        """Scale to zero (in every namespace without one) and wait until no replica is left; returns how many functions."""
+        """Scale to zero, in every namespace without one; returns how many functions, once no replica is left."""
         found = [f for (where, called), f in self.functions.items() if called == name and namespace in {None, where}]
         for function in found:
             function.scale(0)
