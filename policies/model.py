@@ -469,12 +469,14 @@ class Case(Part):
     """The client's address."""
     at: Text | None = None
     """RFC 3339 instant, for conditions on time."""
-    expect: Literal["allow", "deny"]
-    """The answer; deny stands for every refusal."""
+    expect: Literal["allow", "deny", "challenge"]
+    """The answer; deny stands for every refusal, challenge for those that ask who the caller is (401)."""
     reason: Text | None = None
     """The refusal's reason."""
     rule: Text | None = None
     """Id of the rule that decides."""
+    function: Text | None = None
+    """The function that the request leads to."""
 
 
 class TestDocument(Part):
