@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 from binascii import Error as Base64Error
-from binascii import a2b_base64
+from binascii import a2b_base64, b2a_base64
 from typing import Any, Final, NamedTuple
 
 from policies.claims import judge_claims
@@ -153,10 +153,12 @@ def _decode(segment: str) -> bytes | None:
     """Base64url without padding and with zero spare bits (RFC 7515 section 2): one spelling per value, else None."""
     if _SEGMENT.fullmatch(segment) is None or len(segment) % 4 == 1:
         return None
+    padded = segment.translate(_TO_BASE64) + "=" * (-len(segment) % 4)
     try:
-        return a2b_base64(segment.translate(_TO_BASE64) + "=" * (-len(segment) % 4), strict_mode=True)
+        decoded = a2b_base64(padded, strict_mode=True)
     except (Base64Error, ValueError):
         return None
+    return decoded if b2a_base64(decoded, newline=False).decode("ascii") == padded else None
 
 
 __all__ = ["ALGORITHMS", "UnverifiedHeader", "inspect", "judge_claims", "read_authorization", "refuse"]
