@@ -1,0 +1,74 @@
+"""The backends of the policy set in force."""
+
+from __future__ import annotations
+
+import pytest
+
+from authproxy.backends import Backends
+from policies.errors import CannotKnow, SettingsError
+from policies.tables import BackendSpec
+
+
+class Files(dict[str, bytes]):
+    def read(self, name: str) -> bytes:
+        try:
+            return self[name]
+        except KeyError:
+            raise CannotKnow(f"secret platform/{name}: No such file") from None
+
+
+def spec(name: str = "faas", url: str = "http://gateway:8080", credentials: str | None = None) -> BackendSpec:
+    return BackendSpec(name, "openfaas", url, credentials)
+
+
+async def test_a_reload_keeps_what_did_not_change() -> None:
+    """Connections survive a reload that is about something else."""
+    backends = Backends(Files().read)
+    backends.replace({"one": spec("one"), "two": spec("two")})
+    one, two = backends["one"], backends["two"]
+    backends.replace({"one": spec("one"), "two": spec("two", "http://other:8080")})
+    assert backends["one"] is one
+    assert backends["two"] is not two
+    backends.replace({})
+    assert list(backends) == []
+    await backends.close()
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        Files({"admin/basic-auth-user": b"admin", "admin/basic-auth-password": b"s3cret\n"}),
+        Files({"admin": b"admin:s3cret"}),
+    ],
+    ids=["a folder as OpenFaaS mounts it", "one file"],
+)
+def test_credentials_are_a_folder_or_a_file(files: Files) -> None:
+    """Both forms give the same user and password."""
+    backends = Backends(files.read)
+    backends.replace({"faas": spec(credentials="admin")})
+    assert backends._made["faas"][1] == ("admin", "s3cret")
+
+
+def test_a_changed_password_makes_a_new_backend() -> None:
+    """Rotation takes effect with the next reload."""
+    files = Files({"admin": b"admin:old"})
+    backends = Backends(files.read)
+    backends.replace({"faas": spec(credentials="admin")})
+    before = backends["faas"]
+    files["admin"] = b"admin:new"
+    backends.replace({"faas": spec(credentials="admin")})
+    assert backends["faas"] is not before
+
+
+@pytest.mark.parametrize("content", [None, b"no colon", b"\xff:\xff"])
+def test_credentials_that_cannot_be_had_keep_the_old_backends(content: bytes | None) -> None:
+    """All mistakes at once, with the backend's name, and nothing has changed."""
+    files = Files({"bad": content} if content is not None else {})
+    backends = Backends(files.read)
+    backends.replace({"faas": spec()})
+    before = backends["faas"]
+    with pytest.raises(SettingsError) as raised:
+        backends.replace({"a": spec("a", credentials="bad"), "b": spec("b", "nowhere")})
+    assert [mistake.split(":")[0] for mistake in raised.value.mistakes] == ["backend 'a'", "backend 'b'"]
+    assert list(backends) == ["faas"]
+    assert backends["faas"] is before
