@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from policies.decision import Allow, Answer, Challenge, Deny
+from policies.decision import Allow, Answer, Challenge, Deny, Reason
 from policies.pipeline import Identify, Ready
 from policies.principal import Principal, anonymous
 from policies.problem import STATUS
@@ -125,7 +125,7 @@ def explain(
 def _explained(title: str, rehearsal: Rehearsal, action: str, now: float) -> Explanation:
     steps = (
         _place(rehearsal),
-        _who(rehearsal),
+        _who(rehearsal, action, now),
         _policy(rehearsal, action, now),
         _limits(rehearsal),
         _cold_start(rehearsal, action),
@@ -168,40 +168,55 @@ def _place(rehearsal: Rehearsal) -> Step:
 # --- question 2 -----------------------------------------------------------------------------------------------------
 
 
-def _who(rehearsal: Rehearsal) -> Step:
+def _who(rehearsal: Rehearsal, action: str, now: float) -> Step:
     if rehearsal.place is None or Identify not in rehearsal.asked:
         return Step(QUESTIONS[1], "not asked")
     principal = rehearsal.principal
+    if _is_challenged(rehearsal):
+        said = f"{_refused(rehearsal.refusal)}: the request brings no credential" if rehearsal.refusal else ""
+        return Step(QUESTIONS[1], _no(rehearsal), (said, *_whys(rehearsal, action, now)))
     if principal.is_anonymous:
-        return Step(QUESTIONS[1], "yes", ("nobody: the request brings no credential",))
-    said = f"{principal.subject}"
+        return Step(QUESTIONS[1], "yes", ("nobody: the request brings no credential, and need not",))
+    said = principal.subject
     if principal.groups:
         said += f" in {few(sorted(principal.groups))}"
     if principal.email is not None:
         said += f", {principal.email}"
-    table = rehearsal.place.tenant.rbac
     lines = [
         f"holds {few(list(binding.roles))} by binding {binding.id} ({binding.ref.where})"
-        for binding in bindings_of(table, principal)
+        for binding in bindings_of(rehearsal.place.tenant.rbac, principal)
     ]
     return Step(QUESTIONS[1], "yes", (said, *(lines or ("holds no role: no binding names this caller",))))
+
+
+def _is_challenged(rehearsal: Rehearsal) -> bool:
+    """Nobody at a function that is not public: a refusal of question 2 that question 3 finds."""
+    return rehearsal.refusal is not None and rehearsal.refusal.reason is Reason.CREDENTIAL_MISSING
+
+
+def _no(rehearsal: Rehearsal) -> Outcome:
+    return "shadow" if isinstance(rehearsal.decision, Allow) else "no"
+
+
+def _whys(rehearsal: Rehearsal, action: str, now: float) -> tuple[str, ...]:
+    place, refusal, request = rehearsal.place, rehearsal.refusal, rehearsal.request
+    if place is None or refusal is None or request is None:
+        return ()
+    return tuple(why_not(place, refusal, Facts(request, rehearsal.principal, place.function, place.path, now), action))
 
 
 # --- question 3 -----------------------------------------------------------------------------------------------------
 
 
 def _policy(rehearsal: Rehearsal, action: str, now: float) -> Step:
-    place, decision = rehearsal.place, rehearsal.decision
-    if place is None or rehearsal.request is None:
+    decision, refusal = rehearsal.decision, rehearsal.refusal
+    if rehearsal.place is None or _is_challenged(rehearsal):
         return Step(QUESTIONS[2], "not asked")
-    refusal = rehearsal.refusal
     if refusal is None:
         rule = decision.rule if isinstance(decision, Allow) else None
         said = "the function is public" if rule is None else f"rule {ref(rule)} allows {action}"
         return Step(QUESTIONS[2], "yes", (said,))
-    facts = Facts(rehearsal.request, rehearsal.principal, place.function, place.path, now)
-    lines = [f"{_refused(refusal)}", *why_not(place, refusal, facts, action)]
-    return Step(QUESTIONS[2], "shadow" if isinstance(decision, Allow) else "no", tuple(lines))
+    return Step(QUESTIONS[2], _no(rehearsal), (_refused(refusal), *_whys(rehearsal, action, now)))
 
 
 # --- questions 4 and 5 ----------------------------------------------------------------------------------------------
@@ -229,12 +244,13 @@ def _cold_start(rehearsal: Rehearsal, action: str) -> Step:
         return Step(QUESTIONS[4], "not asked")
     spec, ceilings = place.spec, place.tenant.ceilings
     cold = spec.cold_start
+    held = f"held {cold.max_wait_s:g} s at most, {cold.max_held} at once, then {cold.overflow}"
     replica = f"{spec.concurrency} at once per replica" if spec.concurrency else "as many per replica as come"
     return Step(
         QUESTIONS[4],
         "yes",
         (
-            f"asleep it would be woken: held {cold.max_wait_s:g} s at most, {cold.max_held} at once, then {cold.overflow}",
+            f"asleep it would be woken: {held}",
             f"{replica}; the tenant holds at most {ceilings.held} requests and {ceilings.held_bytes} bytes",
         ),
     )

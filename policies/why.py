@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from policies.decision import Challenge, Deny, RuleRef
+from policies.decision import Challenge, Deny, Reason, RuleRef
 from policies.principal import SERVICE_ACCOUNT_PROVIDER, Principal
 from policies.rbac import BindingInput, conditional_rules, role_mask, rules_for
 from policies.rbac_table import DENY_MASK
@@ -37,7 +37,7 @@ def why_not(place: Place, refusal: Challenge | Deny, facts: Facts, action: str) 
             if rule.ref == refusal.rule:
                 yield f"its condition {_outcome(rule, facts)}"
         return
-    if isinstance(refusal, Challenge):
+    if refusal.reason is Reason.CREDENTIAL_MISSING:
         yield f"{place.function} is not public for {action}: the caller has to say who it is"
     else:
         who = facts.principal.sub or "the caller"
