@@ -18,8 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from authproxy.activator.driver import Driver, FunctionKey, Tools
-from authproxy.activator.wakes import SpendWake
+from authproxy.activator.driver import Driver, FunctionKey, SpendWake, Tools
 from authproxy.backends.backend import Backend
 from authproxy.metrics import Metrics
 from policies.coldstart import FORGET_S, Room
@@ -46,7 +45,7 @@ class Activator:
 
     Args:
         backends: by name, looked up for each call, so that a reload takes effect.
-        spend_wake: takes one wake on a tenant's account before it is called for (``wakes.wake_budget``); None: free.
+        spend_wake: takes one wake on a tenant's account before it is called for; None: wakes are free.
         clock: Unix seconds.
         jitter: numbers in [0, 1) for backoffs.
     """

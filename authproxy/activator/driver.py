@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple, assert_never
 
-from authproxy.activator.wakes import SpendWake
 from authproxy.backends.backend import Backend
 from authproxy.metrics import Metrics
 from policies.coldstart import Room
@@ -55,6 +54,9 @@ _DETAILS: Final[Mapping[Reason, str]] = {
     Reason.DRAINING: "this server is shutting down",
 }
 
+SpendWake = Callable[[Place], Awaitable[Deny | None]]
+"""Takes one wake on a tenant's account; the refusal (429 ``wake-limited``) when it has none left, and then takes none."""
+
 log = logging.getLogger(__name__)
 
 
@@ -94,6 +96,7 @@ class Driver:
         "_is_closed",
         "_key",
         "_places",
+        "_reported_at",
         "_timer",
         "_tools",
         "_wake_refusal",
