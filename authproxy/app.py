@@ -97,7 +97,7 @@ class App:
 
     def reopen(self) -> None:
         """SIGHUP: the audit file was moved away by a log rotation."""
-        if self._parts is not None:
+        if self._parts is not None and self._parts.audit is not None:
             self._parts.audit.reopen()
 
 

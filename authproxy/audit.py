@@ -255,12 +255,29 @@ class Audit:
             self._on_drop(lines)
 
 
+_LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+_least_level = _LEVELS["info"]
+
+
+def configure_logging(least: str) -> None:
+    """Write only events of level ``least`` (debug, info, warning, error) and above; for the whole process."""
+    global _least_level  # noqa: PLW0603 (loggers are made at import, before settings are read)
+    _least_level = _LEVELS[least]
+
+
+def _drop_below(_logger: object, level: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    if _LEVELS.get(level, 40) < _least_level:
+        raise structlog.DropEvent
+    return event
+
+
 def get_logger(area: str) -> structlog.typing.FilteringBoundLogger:
     """The log of operational events as JSON lines on standard error; an event is a word, its facts are members."""
     logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
         None,
-        wrapper_class=structlog.make_filtering_bound_logger("info"),
+        wrapper_class=structlog.make_filtering_bound_logger("debug"),
         processors=[
+            _drop_below,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
@@ -278,4 +295,4 @@ def _to_stderr(_logger: object, _name: str, line: object) -> str:
     raise structlog.DropEvent
 
 
-__all__ = ["Audit", "Line", "get_logger", "printable"]
+__all__ = ["Audit", "Line", "configure_logging", "get_logger", "printable"]

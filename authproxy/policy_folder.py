@@ -23,14 +23,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from policies.compiler import compile_with_warnings, revision_of
-from policies.policytest import run_tests
 from watchfiles import awatch
 
 from authproxy.audit import get_logger
 from authproxy.metrics import Metrics
+from policies.compiler import compile_with_warnings, revision_of
 from policies.documents import Documents, parse
 from policies.errors import Mistake, PolicyError
+from policies.policytest import run_tests
 from policies.tables import PolicySet
 
 MAX_FILE_BYTES: Final = 8 * 1024 * 1024
@@ -116,9 +116,10 @@ def _read_file(directory: int, name: str) -> bytes:
         descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
     except OSError as error:
         raise FolderUnreadable(f"{name}: cannot be opened ({error.strerror})") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise FolderUnreadable(f"{name}: not a regular file")
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise FolderUnreadable(f"{name}: not a regular file")
         content = file.read(MAX_FILE_BYTES + 1)
     if len(content) > MAX_FILE_BYTES:
         raise FolderUnreadable(f"{name}: larger than {MAX_FILE_BYTES} bytes")
@@ -149,10 +150,15 @@ class PolicyFolder:
         self._log = get_logger("policy")
         self._seen = ""
         """Hash of the content judged last, good or bad: equal content is not judged again (H6)."""
+        self._guards: list[Callable[[PolicySet], list[str]]] = []
         self._listeners: list[Callable[[PolicySet], None]] = []
         self._task: asyncio.Task[None] | None = None
         self.status = ReloadStatus()
         self.active: PolicySet
+
+    def before_swap(self, guard: Callable[[PolicySet], list[str]]) -> None:
+        """Ask ``guard`` before each later swap; a mistake it names (a missing secret) keeps the last good set."""
+        self._guards.append(guard)
 
     def on_swap(self, listener: Callable[[PolicySet], None]) -> None:
         """Call ``listener`` with each new set, on the event loop, right after the swap."""
@@ -200,6 +206,10 @@ class PolicyFolder:
         policies, warnings = await asyncio.to_thread(
             compile_with_warnings, judged.documents, allow_loopback_http=self._allow_loopback_http
         )
+        if wrong := [text for guard in self._guards for text in guard(policies)]:
+            self._seen = ""  # a secret may be put in place without a change of the policies
+            self._keep([Mistake(str(self._folder), 1, 1, text) for text in wrong], now)
+            return False
         self._swap(policies, warnings, now)
         self._log.info("policy swapped", revision=policies.revision, seconds=round(time.monotonic() - started, 3))
         return True
@@ -250,8 +260,7 @@ class PolicyFolder:
         self._metrics.policy_last_reload_successful.set(1)
         self._metrics.policy_last_reload_success_timestamp_seconds.set(now)
         self._metrics.policy_reloads_total.add(("success",))
-        self._metrics.policy_info.values.clear()
-        self._metrics.policy_info.set(1, (policies.revision,))
+        self._metrics.policy_info.set_only((policies.revision,))
         self._metrics.policy_rules.set(policies.rule_count)
         for listener in self._listeners:
             listener(policies)

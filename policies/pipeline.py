@@ -16,7 +16,7 @@ from typing import Any
 
 from policies.decision import Allow, Answer, Challenge, Decision, Deny, LimitState, Reason, Refusal
 from policies.limits import Check, Spent, checks_for
-from policies.principal import Principal
+from policies.principal import Principal, anonymous
 from policies.rbac import Granted, may
 from policies.request import AccessRequest
 from policies.tables import Place, PolicySet
@@ -57,16 +57,20 @@ def judge(request: AccessRequest, policies: PolicySet, now: float) -> Generator[
     if not isinstance(place, Place):
         return place
 
+    shadowed: tuple[Deny, ...] = ()
     principal = yield Identify(place, request)
     if not isinstance(principal, Principal):
-        return _refused(principal)
+        refused = _refused(principal)
+        if not _is_unidentified(refused, place):
+            return refused
+        shadowed = (_as_deny(refused),)
+        principal = anonymous()
 
-    shadowed: tuple[Deny, ...] = ()
     verdict = may(place, principal, request, "invoke", now)
     if not isinstance(verdict, Granted):
         if not _is_shadowed(verdict, place):
             return verdict
-        shadowed = (_as_deny(verdict),)
+        shadowed += (_as_deny(verdict),)
 
     states: tuple[LimitState, ...] = ()
     if checks := checks_for(place, principal, request):
@@ -97,11 +101,24 @@ def judge_again(request: AccessRequest, place: Place, now: float) -> Generator[N
     """Questions 2 and 3 of a request that was held: a token may have expired, a policy changed meanwhile."""
     principal = yield Identify(place, request)
     if not isinstance(principal, Principal):
-        return _refused(principal)
+        refused = _refused(principal)
+        if not _is_unidentified(refused, place):
+            return refused
+        principal = anonymous()
     verdict = may(place, principal, request, "invoke", now)
     if isinstance(verdict, Granted) or _is_shadowed(verdict, place):
         return principal
     return verdict
+
+
+def _is_unidentified(refused: Refusal, place: Place) -> bool:
+    """
+    Whether ``shadow: [identity]`` lets the bearer of a bad credential through, as nobody and without identity fields.
+
+    Only a credential's own badness: a provider that does not answer, a token of another tenant or an address that is
+    guessing stay refusals.
+    """
+    return "identity" in place.tenant.shadow and isinstance(refused, Challenge)
 
 
 def _is_shadowed(verdict: Refusal, place: Place) -> bool:

@@ -14,13 +14,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from policies.problem import problem
-from policies.tenancy import resolve
-from policies.upstream_identity import answer_block, request_block
-
 from authproxy.activator import Activator
 from authproxy.audit import get_logger
 from authproxy.backends import Backends
+from authproxy.backends.backend import Destination
 from authproxy.gate.identify import Identifier
 from authproxy.gate.live import LiveRegistry
 from authproxy.gate.names import new_request_id
@@ -30,11 +27,14 @@ from authproxy.limits.concurrency import ConcurrencyLimits, Lease
 from authproxy.limits.store import LimitStore
 from authproxy.policy_folder import PolicyFolder
 from policies.decision import Allow, Answer, Decision, Deny, Reason, Refusal
-from policies.limits import ConcurrencyLimit, concurrency_for
+from policies.limits import Parallel, concurrency_for
 from policies.pipeline import Identify, Need, Ready, Spend, judge, judge_again
 from policies.principal import Principal
+from policies.problem import problem
 from policies.request import AccessRequest, Head, TrustedPeers, read_head
 from policies.tables import Place, PolicySet
+from policies.tenancy import resolve
+from policies.upstream_identity import answer_block, request_block
 
 _WAIT: Final = object()
 """The answer to a need is not at hand."""
@@ -133,6 +133,9 @@ class Gate:
 
     async def _hold(self, need: Ready) -> Refusal | None:
         """Wait until the function is awake, then ask 2 and 3 again: a token may have expired, a policy changed."""
+        destination = self._destination(need.place, need.request)
+        if isinstance(destination, Deny):
+            return destination  # what cannot be asked of the platform wakes nothing
         refusal = await self._activator.hold(need.place, need.principal, need.request)
         if refusal is not None:
             return refusal
@@ -176,6 +179,10 @@ class Gate:
         place, principal, request = allow.place, allow.principal, case.request
         if request is None:
             return self._refuse(Deny(Reason.INTERNAL_ERROR), case)
+        destination = self._destination(place, request)
+        if isinstance(destination, Deny):
+            self._activator.finished(place)
+            return self._refuse(destination, case)
         lease: Lease | None = None
         if limits := concurrency_for(place, principal, request):
             taken = self._concurrency.take(limits)
@@ -186,7 +193,6 @@ class Gate:
             else:
                 self._activator.finished(place)
                 return self._refuse(_concurrency_limited(limits[taken], allow), case)
-        destination = self._backends[place.tenant.backend].destination(place, request.target.query)
         request_id = case.request_id
         return Passed(
             case=case,
@@ -201,6 +207,12 @@ class Gate:
             ),
             lease=lease,
         )
+
+    def _destination(self, place: Place, request: AccessRequest) -> Destination | Deny:
+        backend = self._backends.get(place.tenant.backend)
+        if backend is None:  # a reload took it away while the request was judged
+            return Deny(Reason.POLICY_UNAVAILABLE, retry_after_s=1, tenant=place.tenant.name)
+        return backend.destination(place, request.target.query, request)
 
     def _may_go_on(self, request: AccessRequest) -> bool:
         """Judge a running exchange again under the active policies, without waiting: what cannot be known ends it."""
@@ -228,6 +240,7 @@ class Gate:
         bytes_in: int = 0,
         bytes_out: int = 0,
         failure: Reason | None = None,
+        first_byte_at: float | None = None,
     ) -> None:
         """The exchange is over, however it ended: give everything back, count it, audit it. Exactly once each."""
         passed.live.leave()
@@ -276,7 +289,7 @@ class Gate:
         self.live.recheck_all()
 
 
-def _concurrency_limited(limit: ConcurrencyLimit, allow: Allow) -> Deny:
+def _concurrency_limited(limit: Parallel, allow: Allow) -> Deny:
     return Deny(
         Reason.CONCURRENCY_LIMITED,
         detail=f"limit {limit.id!r} allows {limit.maximum} at once",

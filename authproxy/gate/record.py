@@ -12,6 +12,14 @@ from policies.decision import Answer, Challenge, Reason, Refusal, RuleRef
 _NO_TENANT: Final = "-"
 """Label of requests that named no tenant: a host is the caller's word and never becomes a label."""
 
+_STAGES: Final = {
+    Reason.RATE_LIMITED: "limits",
+    Reason.CREDENTIAL_INVALID: "identity",
+    Reason.CREDENTIAL_MISSING: "identity",
+    Reason.SESSION_EXPIRED: "identity",
+}
+"""Which shadowed stage a refusal that was let through belongs to; all others are policy's."""
+
 
 class Recorder:
     """Counts and audits one edge's decisions. ``audit`` None: metrics only."""
@@ -50,7 +58,7 @@ class Recorder:
             outcome, reason = "deny", failure.value
             self._metrics.decisions_total.add((self._edge, tenant, outcome, reason))
         for refusal in allow.shadowed:
-            self.shadowed(tenant, "limits" if refusal.reason is Reason.RATE_LIMITED else "policy")
+            self.shadowed(tenant, _STAGES.get(refusal.reason, "policy"))
         if self._audit is not None:
             rule = allow.rule
             self._audit.decision(

@@ -1,0 +1,174 @@
+"""
+Composes the gate from settings, for the app and for every later edge: each part is made once and handed to the next.
+
+Raises what an operator has to mend before anything is served: policies that do not load, secrets that are not there.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from authproxy.activator import Activator
+from authproxy.audit import Audit, get_logger
+from authproxy.backends import Backends
+from authproxy.gate.gate import Gate
+from authproxy.gate.identify import Identifier
+from authproxy.gate.live import LiveRegistry
+from authproxy.gate.record import Recorder
+from authproxy.gate.wakes import WakeBudget
+from authproxy.identity.accounts import unusable_accounts
+from authproxy.identity.bearer import BearerIdentity
+from authproxy.identity.http import ProviderHttp
+from authproxy.identity.secrets import PLATFORM, Secrets
+from authproxy.limits.concurrency import ConcurrencyLimits
+from authproxy.limits.memory import MemoryStore
+from authproxy.limits.redis import RedisStore
+from authproxy.limits.store import LimitStore
+from authproxy.metrics import Metrics
+from authproxy.policy_folder import FolderUnreadable, PolicyFolder
+from authproxy.settings import Settings
+from authproxy.upstream.pool import Pool
+from authproxy.version import VERSION
+from policies.errors import SettingsError
+from policies.tables import PolicySet
+
+_SPARE_DESCRIPTORS: Final = 256
+"""For listeners, files, providers, Redis and the platform's API, beside clients and functions."""
+
+
+@dataclass(slots=True)
+class Parts:
+    """What one process is made of; ``close`` ends it in the order of dependence."""
+
+    gate: Gate
+    folder: PolicyFolder
+    pool: Pool
+    activator: Activator
+    backends: Backends
+    identity: BearerIdentity
+    store: LimitStore
+    live: LiveRegistry
+    metrics: Metrics
+    audit: Audit | None
+
+    async def close(self) -> None:
+        await self.activator.close()
+        await self.pool.close()
+        await self.identity.close()
+        await self.store.close()
+        await self.backends.close()
+        if self.audit is not None:
+            self.audit.close()
+
+
+async def build_parts(settings: Settings, edge: str = "proxy") -> Parts:
+    """
+    Make every part and load the policies.
+
+    Raises: PolicyError, SettingsError with every mistake of secrets and addresses at once.
+    """
+    _check_descriptors(settings)
+    metrics = Metrics(VERSION)
+    folder = PolicyFolder(
+        settings.policies, metrics, poll_s=settings.reload_poll, allow_loopback_http=settings.allow_loopback_http
+    )
+    try:
+        policies = folder.load_first()
+    except FolderUnreadable as error:
+        raise SettingsError([f"policies: {error}"]) from None
+    secrets = Secrets(settings.secrets)
+    backends = Backends(lambda name: secrets.read(PLATFORM, name))
+
+    def usable(candidate: PolicySet) -> list[str]:
+        """What keeps a policy set from being used; its backends are in place when nothing does."""
+        mistakes = unusable_accounts(candidate, secrets)
+        try:
+            if not mistakes:
+                backends.replace(candidate.backends)
+        except SettingsError as error:
+            mistakes += error.mistakes
+        return mistakes
+
+    if mistakes := usable(policies):
+        raise SettingsError(mistakes)
+    folder.before_swap(usable)
+
+    audit = _open_audit(settings, metrics)
+    store = await _open_store(settings, metrics)
+    live = LiveRegistry()
+    metrics.live_exchanges.read(lambda: len(live))
+    identity = BearerIdentity(ProviderHttp(allow_loopback_http=settings.allow_loopback_http), secrets, metrics=metrics)
+    activator = Activator(
+        backends,
+        spend_wake=WakeBudget(store, time.time).spend,
+        metrics=metrics,
+        max_held=settings.max_held,
+    )
+    gate = Gate(
+        edge=edge,
+        folder=folder,
+        identifier=Identifier(identity, store),
+        store=store,
+        concurrency=ConcurrencyLimits(replicas=(lambda: store.replicas) if isinstance(store, RedisStore) else None),
+        activator=activator,
+        backends=backends,
+        recorder=Recorder(edge, metrics, audit),
+        live=live,
+    )
+    pool = Pool(max_total=settings.max_upstream_connections, metrics=metrics)
+    return Parts(gate, folder, pool, activator, backends, identity, store, live, metrics, audit)
+
+
+def _open_audit(settings: Settings, metrics: Metrics) -> Audit | None:
+    if settings.audit == "off":
+        return None
+    try:
+        return Audit(
+            settings.audit,
+            allow_sample_ratio=settings.audit_allows,
+            on_drop=lambda lines: metrics.audit_lines_dropped_total.add((), lines),
+        )
+    except OSError as error:
+        raise SettingsError([f"audit: {settings.audit} cannot be opened ({error.strerror})"]) from None
+
+
+async def _open_store(settings: Settings, metrics: Metrics) -> LimitStore:
+    if settings.redis is None:
+        return MemoryStore()
+    url = settings.redis
+    if settings.redis_password is not None:
+        try:
+            password = settings.redis_password.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError([f"redis_password: cannot be read ({error.__class__.__name__})"]) from None
+        parts = urlsplit(url)
+        user = quote(parts.username or "", safe="")
+        place = parts.netloc.rpartition("@")[2]
+        url = urlunsplit(parts._replace(netloc=f"{user}:{quote(password, safe='')}@{place}"))
+    try:
+        store = RedisStore(url, metrics=metrics, is_cluster=settings.redis_cluster)
+    except ValueError as error:
+        raise SettingsError([f"redis: {error}"]) from None
+    await store.start()
+    return store
+
+
+def _check_descriptors(settings: Settings) -> None:
+    """Raise the soft limit of open files to what the settings may need; say so when the hard limit is lower."""
+    needed = settings.max_connections + settings.max_upstream_connections + _SPARE_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= needed:
+        return
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, allowed), hard))
+    if allowed < needed:
+        get_logger("app").warning(
+            "fewer files may be open than the settings can need",
+            needed=needed,
+            allowed=allowed,
+            remedy="raise the limit (ulimit -Hn) or lower --max-connections and --max-upstream-connections",
+        )
