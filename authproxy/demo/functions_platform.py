@@ -131,7 +131,8 @@ class FunctionsPlatform:
             return await self._system(request, path)
         if path == "/healthz":
             return web.Response(text="OK")
-        invocation = read_invocation(request.raw_path, DEFAULT_NAMESPACE)
+        is_event_stream = request.headers.get("Accept", "").startswith("text/event-stream")
+        invocation = read_invocation(request.raw_path, DEFAULT_NAMESPACE, is_event_stream=is_event_stream)
         if isinstance(invocation, int):
             return web.Response(status=invocation, headers={"Location": "/"} if invocation == 301 else None)
         function = self.functions.get((invocation.namespace, invocation.function))

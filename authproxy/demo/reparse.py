@@ -1,8 +1,9 @@
 """
 How OpenFaaS's gateway reads a path: it decodes once and parses the result again as an address.
 
-So ``%3F`` becomes a query and ``%252e`` a dot. Whoever sends to it has to know; this is the other side of Portero's
-own encoding, kept as strange as the original, so that a path judged and a path served can be seen to be the same.
+So ``%3F`` becomes a query and ``%252e`` a dot; only a request for an event stream takes another way and is decoded
+once. Whoever sends to it has to know; this is the other side of Portero's own encoding, kept as strange as the
+original, so that a path judged and a path served can be seen to be the same.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from urllib.parse import quote, unquote_to_bytes
 _ROUTE: Final = re.compile(rb"/function/([-a-zA-Z_0-9.]+)(/.*)?", re.DOTALL)
 _BAD_ESCAPE: Final = re.compile(rb"%(?![0-9a-fA-F]{2})")
 _KEPT: Final = "/!$&'()*+,;=:@~"
+_KEPT_IN_QUERY: Final = _KEPT + "?%[]"
 
 
 class Invocation(NamedTuple):
@@ -23,9 +25,11 @@ class Invocation(NamedTuple):
     """Path and query for the replica."""
 
 
-def read_invocation(raw: str, default_namespace: str) -> Invocation | int:
+def read_invocation(raw: str, default_namespace: str, *, is_event_stream: bool = False) -> Invocation | int:
     """
     Who is called with which target, by the request target as sent; or the status of the refusal.
+
+    ``is_event_stream``: the request's ``Accept`` starts with ``text/event-stream``.
 
     404: no such route. 400: bad escapes. 301: the gateway's router would clean dot and empty segments and redirect.
     """
@@ -42,17 +46,19 @@ def read_invocation(raw: str, default_namespace: str) -> Invocation | int:
     if not name:
         name, namespace = namespace, default_namespace
 
-    again = (route[2] or b"/").partition(b"#")[0]
-    again, second_mark, inner_query = again.partition(b"?")
-    if _BAD_ESCAPE.search(again):
-        return 400
-    seen = unquote_to_bytes(again)
-    if _is_unclean(seen):
-        return 301
-    query_seen = b"?".join(part for part, mark in ((inner_query, second_mark), (query, question_mark)) if mark)
-    target = quote(seen, safe=_KEPT)
-    if question_mark or second_mark:
-        target += "?" + query_seen.decode("ascii", "replace")
+    relative, queries = route[2] or b"/", [query] if question_mark else []
+    if not is_event_stream:
+        relative, inner_mark, inner_query = relative.partition(b"#")[0].partition(b"?")
+        if inner_mark:
+            queries.insert(0, inner_query)
+        if _BAD_ESCAPE.search(relative):
+            return 400
+        relative = unquote_to_bytes(relative)
+        if _is_unclean(relative):
+            return 301
+    target = quote(relative, safe=_KEPT)
+    if queries:
+        target += "?" + quote(b"?".join(queries), safe=_KEPT_IN_QUERY)
     return Invocation(name, namespace, target)
 
 

@@ -121,7 +121,7 @@ class Function:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=_environment() | self._environment,
-            process_group=0,  # Ctrl-C is for the demo, which then ends its replicas in good order
+            start_new_session=True,  # Ctrl-C is for the demo, which then ends its replicas in good order
         )
         self._processes.add(process)
         try:

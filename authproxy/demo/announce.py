@@ -1,0 +1,69 @@
+"""What a demo prints when it is ready: lines to paste, and where to look. Plain text where there is no terminal."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from authproxy.demo.people import PEOPLE
+from authproxy.demo.run import Demo
+
+
+def portero_command() -> str:
+    """How this command can be called from the same shell: by name where the PATH leads to it, else by its path."""
+    called = Path(sys.argv[0])
+    found = shutil.which("portero")
+    if found is not None and (called.name != "portero" or Path(found).resolve() == called.resolve()):
+        return "portero"
+    if called.name == "portero":
+        with_folder = str(called) if os.sep in str(called) else str(called.absolute())
+        return shlex.quote(with_folder)
+    return f"{shlex.quote(sys.executable)} -m authproxy.cli"
+
+
+def announce(demo: Demo, console: Console, seconds: float) -> None:
+    """Print what to try with this demo, once, when it is ready."""
+    portero, public, host = portero_command(), demo.public_url, demo.files.hosts["acme"]
+
+    def ask(path: str, token: str = "", where: str = host, more: str = "") -> str:
+        credential = f' -H "Authorization: Bearer $({portero} demo token {token})"' if token else ""
+        return f"curl -i{more} -H 'Host: {where}'{credential} {public}{path}"
+
+    ana = "--tenant acme --as ana"
+    answer = """ -H 'Content-Type: application/json' -d '{"country": "es", "score": 5}'"""
+    tries = (
+        ("the form; it is public", ask("/")),
+        ("a report, without a token: 401", ask("/reports/es")),
+        ("a report, as an analyst: 200", ask("/reports/es", ana)),
+        ("as a guest: 403 no-rule-allows", ask("/reports/es", "--tenant acme --as bob")),
+        ("with acme's token at globex: 403 tenant-mismatch", ask("/reports/es", ana, demo.files.hosts["globex"])),
+        ("as a program, a service account", ask("/reports", "--tenant acme --service-account survey-ci")),
+        ("live answers; leave it running ...", ask("/live", ana, more="N")),
+        ("... and answer in another terminal", ask("/answers", more=answer)),
+        ("a cold start: put it to sleep ...", f"{portero} demo sleep survey-report --tenant acme"),
+        ("... and ask; the request is held until it is awake", ask("/reports/es", ana)),
+    )
+    places = (
+        ("policies", f"{demo.files.policies}  (edit a file, and see it taken up or refused)"),
+        ("status", f"{demo.admin_url}/policy/status"),
+        ("metrics", f"{demo.admin_url}/metrics"),
+        ("audit", f"tail -f {demo.files.audit}"),
+        ("keys", f"{demo.files.folder / 'keys'}  (of the service accounts, for portero token issue)"),
+    )
+    console.print(Text(f"Portero stands in front of two tenants at {public} (ready in {seconds:.1f} s).", style="bold"))
+    console.print("People: " + "; ".join(f"{person.sub}, {person.who}" for person in PEOPLE) + ".")
+    console.print()
+    for title, line in tries:
+        console.print(Text(f"# {title}", style="dim"))
+        console.print(Text(line))
+    console.print()
+    for name, place in places:
+        console.print(Text(f"{name:9}", style="bold") + Text(place))
+    console.print()
+    console.print(Text(f"The whole tour by itself: {portero} demo --tour. Ctrl-C ends the demo and removes its files."))
