@@ -55,6 +55,8 @@ class _Counts:
 class MemoryStore:
     """A ``LimitStore`` that never needs I/O: ``spend_now`` always answers."""
 
+    __slots__ = ("_last_us", "_max_keys", "_round", "_sweep_at_us", "_tenants")
+
     def __init__(self, *, max_keys: int = MAX_KEYS) -> None:
         """``max_keys`` bounds each tenant's keys, but for the last request's and one more per limit."""
         self._max_keys = max_keys
@@ -67,24 +69,20 @@ class MemoryStore:
         if not checks:
             return NOTHING_TO_SPEND
         now_us = int(now * 1_000_000)
-        if now_us >= self._sweep_at_us:
-            self._sweep(now_us)
-        if now_us < self._last_us:
-            now_us = self._clock_went_back(now_us)
+        if not self._last_us <= now_us < self._sweep_at_us:
+            now_us = self._housekeep(now_us)
         self._last_us = now_us
-        counts = self._tenants.get(tenant)
-        if counts is None:
+        try:
+            counts = self._tenants[tenant]
+        except KeyError:
             counts = self._tenants[tenant] = _Counts()
         tats = counts.tats
         if len(tats) >= self._max_keys:
             counts.sweep(now_us, CROWDED_SWEEP_KEYS)
-            checks_here = self._crowded(counts, checks)
-        else:
-            checks_here = checks
-        after, spent = spend_all(tats, now_us, checks_here)
+            checks = self._crowded(counts, checks)
+        after, spent = spend_all(tats, now_us, checks)
         if after is not None:
-            for key, tat in after:  # 0.1 us less than update()
-                tats[key] = tat
+            tats.update(after)
         return spent
 
     def peek_now(self, tenant: str, checks: Sequence[Check], now: float) -> Spent:
@@ -121,6 +119,14 @@ class MemoryStore:
             check if check.key in counts.tats else check._replace(key=check.key.rpartition(":")[0] + ":+")
             for check in checks
         ]
+
+    def _housekeep(self, now_us: int) -> int:
+        """Now and then, or when the clock went back. Returns the time to judge by."""
+        if now_us < self._last_us:
+            now_us = self._clock_went_back(now_us)
+        if now_us >= self._sweep_at_us:
+            self._sweep(now_us)
+        return now_us
 
     def _sweep(self, now_us: int) -> None:
         """Look at some keys, tenant after tenant; one round over all of them ends before the next begins."""
