@@ -43,7 +43,7 @@ from policies.peers import TrustedPeers
 _VISIBLE: Final = bytes(range(0x20, 0x7F))
 _HEX: Final = frozenset("0123456789abcdef")
 _FRAMING: Final = frozenset({CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT})
-_SEARCHED_ONLY: Final = frozenset({ACCEPT, TRACESTATE, IDEMPOTENCY_KEY})
+_SEARCHED_ONLY: Final = frozenset({ACCEPT, IDEMPOTENCY_KEY})
 """Passed on as they are; the others are compared, printed or split, and must be visible ASCII."""
 _MEMO_ENTRIES: Final = 1024
 _MEMO_VALUE_BYTES: Final = 64
