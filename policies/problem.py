@@ -119,6 +119,7 @@ def problem(refusal: Challenge | Deny, request_id: str, *, accepts_html: bool = 
         accepts_html: a browser's navigation: a page instead of JSON.
     """
     reason = refusal.reason
+    request_id = _field_value(request_id)
     status, title, sentence = _WORDS[reason]
     if isinstance(refusal, Deny) and refusal.part == "target":
         status, title = _URI_TOO_LONG, "Target too long"
@@ -135,7 +136,7 @@ def problem(refusal: Challenge | Deny, request_id: str, *, accepts_html: bool = 
         ("Content-Type", "text/html; charset=utf-8" if accepts_html else "application/problem+json"),
         ("Cache-Control", "no-store"),
         ("X-Portero-Reason", reason.value),
-        ("X-Request-Id", _field_value(request_id)),
+        ("X-Request-Id", request_id),
     ]
     if isinstance(refusal, Challenge):
         fields.append(("WWW-Authenticate", _challenge(refusal, detail)))
