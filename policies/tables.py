@@ -228,7 +228,7 @@ class TenantTable:
     hosts: tuple[str, ...]
     where: str
     providers_by_issuer: Mapping[str, ProviderSpec] = field(default_factory=dict)
-    limit_checks: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+    limit_checks: dict[Any, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
     """``limits.py``'s memo: (function, caller, address) -> what is counted. Callers choose the keys: bounded."""
 
 
@@ -306,15 +306,20 @@ class PatternRules:
 
 @dataclass(frozen=True, slots=True)
 class RuleIndex:
-    """Rules of one action and effect by function pattern."""
+    """
+    Rules of one action and effect by function pattern.
 
-    exact: Mapping[str, PatternRules]
-    prefixes: Mapping[str, PatternRules]
+    Each value is a whole chain: the rules of the pattern itself and of every shorter one that matches whatever it
+    matches, most specific first. So a function that a rule names is found by one probe, any other by its longest prefix.
+    """
+
+    exact: Mapping[str, tuple[PatternRules, ...]]
+    prefixes: Mapping[str, tuple[PatternRules, ...]]
     """``""`` holds the rules of ``*``."""
     prefix_lengths: tuple[int, ...]
     """The distinct lengths that occur in ``prefixes``, longest first: one dict probe each."""
     memo: dict[str, tuple[PatternRules, ...]] = field(default_factory=dict)
-    """Function -> what matches it. Callers choose the names, so ``rbac.py`` bounds it."""
+    """Chains of functions that no rule names. Callers choose the names, so ``rbac.py`` bounds it."""
 
 
 @dataclass(frozen=True, slots=True)
