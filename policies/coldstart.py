@@ -372,9 +372,10 @@ class Room:
 
     def _backoff_s(self, now: float) -> float:
         """What is left of a backoff during which everybody is refused; not positive when there is none."""
-        if self.ready:
+        ask, wake = self._ask_backoff, self._wake_backoff
+        if self.ready or (ask.failures < _PATIENCE and wake.failures < _PATIENCE):
             return 0.0
-        until = max(b.until if b.failures >= _PATIENCE else -inf for b in (self._ask_backoff, self._wake_backoff))
+        until = max(backoff.until if backoff.failures >= _PATIENCE else -inf for backoff in (ask, wake))
         return until - now
 
     def expected_wait_s(self, now: float) -> int:

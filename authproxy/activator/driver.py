@@ -55,7 +55,7 @@ _DETAILS: Final[Mapping[Reason, str]] = {
 }
 
 SpendWake = Callable[[Place], Awaitable[Deny | None]]
-"""Takes one wake on a tenant's account; the refusal (429 ``wake-limited``) when it has none left, and then takes none."""
+"""Takes one wake on a tenant's account; the refusal (429 ``wake-limited``) when there is none left, and takes none."""
 
 log = logging.getLogger(__name__)
 

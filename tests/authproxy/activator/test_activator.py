@@ -1,0 +1,463 @@
+"""Holding, waking and releasing, against a platform that speaks OpenFaaS's API over a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from authproxy.activator import Activator, SpendWake
+from authproxy.activator import activator as module
+from authproxy.backends.backend import Backend, Readiness
+from authproxy.backends.openfaas import OpenFaasBackend
+from authproxy.metrics import Metrics
+from policies.coldstart import STARTING_CONCURRENCY
+from policies.decision import Deny, Reason
+from policies.principal import Principal, anonymous
+from policies.request import AccessRequest, Head, TrustedPeers, read_head
+from policies.tables import BackendSpec, Ceilings, Place
+from tests.fakes.openfaas import FakeOpenFaas
+from tests.fakes.places import place, tenant
+
+ANA = Principal("login", "ana")
+FUNCTION = "survey-report"
+KEY = f"{FUNCTION}.acme"
+
+
+def _request() -> AccessRequest:
+    head = Head("GET", b"/", [(b"Host", b"acme.localhost")], (1, 1), "127.0.0.1", "http")
+    read = read_head(head, TrustedPeers(()))
+    assert isinstance(read, AccessRequest)
+    return read
+
+
+REQUEST = _request()
+
+
+class Front:
+    """An activator in front of a platform, and a caller of it."""
+
+    def __init__(self, faas: FakeOpenFaas, spend_wake: SpendWake | None, max_held: int) -> None:
+        self.faas = faas
+        self.backend = OpenFaasBackend(BackendSpec("faas", "openfaas", faas.url, None), timeout_s=0.4)
+        self.metrics = Metrics()
+        self.activator = Activator(
+            {"faas": self.backend}, self.metrics, spend_wake=spend_wake, max_held=max_held, jitter=lambda: 0.0
+        )
+
+    async def enter(self, at: Place) -> Deny | None:
+        """As the gate does: at once if that may be, else held."""
+        if self.activator.ready_now(at):
+            return None
+        return await self.activator.hold(at, ANA, REQUEST)
+
+    def hold(self, at: Place, **how: Any) -> asyncio.Task[Deny | None]:
+        return asyncio.create_task(self.activator.hold(at, ANA, REQUEST, **how))
+
+
+@asynccontextmanager
+async def front(*, spend_wake: SpendWake | None = None, max_held: int = 10_000) -> AsyncIterator[Front]:
+    async with FakeOpenFaas() as faas:
+        made = Front(faas, spend_wake, max_held)
+        yield made
+        await made.activator.close()
+        await made.backend.close()
+        assert made.activator.held == 0
+
+
+async def until(condition: Any, within_s: float = 3.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        await asyncio.sleep(0.005)
+
+
+async def test_a_thousand_requests_at_one_sleeping_function_make_one_wake() -> None:
+    """One wake call; nobody is let in before the function is ready, nor more at once than it takes; all are served."""
+    async with front() as made:
+        made.faas.add(FUNCTION, "acme", replicas=0, start_s=0.3)
+        at, in_flight, most = place(FUNCTION, max_held=1000), 0, 0
+
+        async def call() -> None:
+            nonlocal in_flight, most
+            assert await made.enter(at) is None
+            assert made.faas.awake[KEY] == 1, "let in before the function was ready"
+            in_flight += 1
+            most = max(most, in_flight)
+            await asyncio.sleep(0.002)
+            in_flight -= 1
+            made.activator.finished(at)
+
+        await asyncio.gather(*(call() for _ in range(1000)))
+        assert made.faas.wake_calls == [KEY]
+        assert most == STARTING_CONCURRENCY
+        metrics = made.metrics
+        assert metrics.wakes_total.value(("acme",)) == 1
+        assert metrics.wake_results_total.value(("acme", "ready")) == 1
+        assert metrics.held_requests.value(("acme",)) == 0
+        assert metrics.hold_duration_seconds.count(("acme",)) >= 990
+        assert metrics.cold_start_seconds.count(("acme",)) == 1
+
+
+async def test_a_warm_function_costs_no_call_a_request() -> None:
+    """Ten thousand requests within a second and a half: one question before, one in the background."""
+    async with front() as made:
+        made.faas.add(FUNCTION, "acme")
+        at = place(FUNCTION)
+        assert await made.enter(at) is None
+        started, entered = time.monotonic(), 1
+        while time.monotonic() - started < 1.5:
+            for _ in range(100):
+                assert made.activator.ready_now(at), "a warm function in use held a request"
+                made.activator.finished(at)
+                entered += 1
+            await asyncio.sleep(0.01)
+        assert len(made.faas.status_calls) == 2
+        assert made.faas.wake_calls == []
+
+
+async def test_a_client_that_leaves_frees_its_place_at_once() -> None:
+    """The next one has it in the same moment, and the abandoned one is counted."""
+    async with front() as made:
+        made.faas.add(FUNCTION, "acme", replicas=0, start_s=60)
+        at = place(FUNCTION, max_held=1)
+        first = made.hold(at)
+        await until(lambda: made.activator.held == 1)
+        refused = await made.activator.hold(at, ANA, REQUEST)
+        assert isinstance(refused, Deny)
+        assert refused.reason is Reason.QUEUE_FULL
+        assert refused.retry_after_s is not None
+        first.cancel()
+        await asyncio.sleep(0)
+        assert made.activator.held == 0
+        second = made.hold(at)
+        await until(lambda: made.activator.held == 1)
+        assert not second.done()
+        assert made.metrics.holds_abandoned_total.value(("acme",)) == 1
+        assert made.metrics.holds_refused_total.value(("acme", "queue-full")) == 1
+        second.cancel()
+        await asyncio.wait([first, second])
+
+
+async def test_one_let_in_who_has_gone_passes_the_place_on() -> None:
+    """Released and cancelled in the same moment, in either order, or gone without a word: no place is lost."""
+    async with front() as made:
+        made.faas.add(FUNCTION, "acme", replicas=1)
+        at = place(FUNCTION, concurrency=1)
+        assert await made.enter(at) is None
+
+        cancelled_after = made.hold(at)
+        await until(lambda: made.activator.held == 1)
+        made.activator.finished(at)
+        cancelled_after.cancel()
+        await asyncio.wait([cancelled_after])
+        assert made.activator.ready_now(at)
+
+        cancelled_before, gone = made.hold(at), made.hold(at, is_gone=lambda: True)
+        next_one = made.hold(at)
+        await until(lambda: made.activator.held == 3)
+        cancelled_before.cancel()
+        made.activator.finished(at)
+        assert await next_one is None
+        assert await gone == Deny(Reason.CLIENT_GONE, tenant="acme")
+        assert not made.activator.ready_now(at)
+        made.activator.finished(at)
+        assert made.activator.ready_now(at)
+        await asyncio.wait([cancelled_before])
+
+
+async def test_concurrency_is_never_exceeded() -> None:
+    """Two replicas of three: six at once, however many want in, for a function that says so."""
+    async with front() as made:
+        made.faas.add(FUNCTION, "acme", replicas=0, start_s=0.05)
+        at, in_flight, most = place(FUNCTION, concurrency=3), 0, 0
+
+        async def call() -> None:
+            nonlocal in_flight, most
+            assert await made.enter(at) is None
+            in_flight += 1
+            most = max(most, in_flight)
+            await asyncio.sleep(0.01)
+            in_flight -= 1
+            made.activator.finished(at)
+
+        await asyncio.gather(*(call() for _ in range(30)))
+        assert most == 3
+        made.faas.awake[KEY] = 2
+        await asyncio.sleep(1.05)
+        await asyncio.gather(*(call() for _ in range(60)))
+        assert most == 6
+
+
+@pytest.mark.parametrize("trouble", ["refuses", "hangs"])
+async def test_a_wake_that_fails_twice_refuses_those_who_wait(trouble: str) -> None:
+    """One more attempt after a second, then 503 with Retry-After, and the next comers at once, without a call."""
+    async with front() as made:
+        made.faas.add(FUNCTION, "acme", replicas=0)
+        made.faas.wake.status, made.faas.wake.hangs = (500, False) if trouble == "refuses" else (None, True)
+        at = place(FUNCTION)
+        answers = await asyncio.gather(*(made.enter(at) for _ in range(20)))
+        assert {answer.reason if answer else None for answer in answers} == {Reason.WAKE_FAILED}
+        assert {answer.retry_after_s if answer else None for answer in answers} == {2}
+        assert len(made.faas.wake_calls) == 2
+        again = await made.enter(at)
+        assert again is not None
+        assert again.reason is Reason.WAKE_FAILED
+        assert len(made.faas.wake_calls) == 2
+        assert made.metrics.wake_results_total.value(("acme", "failed")) == 2
+
+
+async def test_a_wake_that_fails_once_is_not_noticed() -> None:
+    """A platform that restarts costs a second, not a refusal, and the second attempt is not paid for."""
+    paid = []
+
+    async def spend(at: Place) -> Deny | None:
+        paid.append(at.tenant.name)
+        return None
+
+    async with front(spend_wake=spend) as made:
+        made.faas.add(FUNCTION, "acme", replicas=0, start_s=0.05)
+        made.faas.wake.status = 503
+        held = made.hold(place(FUNCTION))
+        await until(lambda: made.faas.wake_calls)
+        made.faas.wake.status = None
+        assert await held is None
+        assert paid == ["acme"]
+
+
+async def test_the_api_going_down_does_not_stop_what_is_awake() -> None:
+    """Functions last known awake are tried; those not known are refused 503, and never 404."""
+    async with front() as made:
+        made.faas.add(FUNCTION, "acme")
+        made.faas.add("other", "acme", replicas=0)
+        at = place(FUNCTION)
+        assert await made.enter(at) is None
+        made.activator.finished(at)
+        await made.faas.stop()
+        refused = made.hold(place("other"))
+        started = time.monotonic()
+        while time.monotonic() - started < 2.5:
+            assert made.activator.ready_now(at)
+            made.activator.finished(at)
+            await asyncio.sleep(0.05)
+        answer = await refused
+        assert answer is not None
+        assert answer.reason is Reason.WAKE_FAILED
+
+
+async def test_a_hanging_api_does_not_slow_a_warm_function() -> None:
+    """The question hangs in the background; requests go on at once."""
+    async with front() as made:
+        made.faas.add(FUNCTION, "acme")
+        at = place(FUNCTION)
+        assert await made.enter(at) is None
+        made.faas.api.hangs = True
+        started = time.monotonic()
+        while time.monotonic() - started < 2.0:
+            assert made.activator.ready_now(at)
+            made.activator.finished(at)
+            await asyncio.sleep(0.05)
+
+
+async def test_a_function_that_is_not_there() -> None:
+    """404, one question for however many ask, and one that comes to be is found within seconds."""
+    async with front() as made:
+        at = place("nowhere")
+        answers = await asyncio.gather(*(made.enter(at) for _ in range(50)))
+        assert {answer.reason if answer else None for answer in answers} == {Reason.FUNCTION_UNKNOWN}
+        assert await made.enter(at) is not None
+        assert made.faas.status_calls == ["nowhere.acme"]
+        assert made.faas.wake_calls == []
+        made.faas.add("nowhere", "acme")
+        await asyncio.sleep(2.05)
+        assert await made.enter(at) is None
+
+
+async def test_a_function_deleted_while_in_use() -> None:
+    """Noticed with the next renewal."""
+    async with front() as made:
+        made.faas.add(FUNCTION, "acme")
+        at = place(FUNCTION)
+        assert await made.enter(at) is None
+        made.faas.remove(KEY)
+        await asyncio.sleep(1.1)
+        answer = await made.enter(at)
+        assert answer is not None
+        assert answer.reason is Reason.FUNCTION_UNKNOWN
+
+
+async def test_an_unreached_function_is_asked_about_and_woken() -> None:
+    """``failed`` voids what is believed: the retry is held until the function is ready again."""
+    async with front() as made:
+        made.faas.add(FUNCTION, "acme", start_s=0.05)
+        at = place(FUNCTION)
+        assert await made.enter(at) is None
+        made.faas.awake[KEY] = 0
+        made.activator.failed(at)
+        assert not made.activator.ready_now(at)
+        assert await made.enter(at) is None
+        assert made.faas.wake_calls == [KEY]
+        assert made.faas.awake[KEY] == 1
+
+
+async def test_nobody_waits_past_the_deadline() -> None:
+    """Each request has its own, and is refused within milliseconds of it."""
+    async with front() as made:
+        made.faas.add(FUNCTION, "acme", replicas=0, start_s=60)
+
+        async def wait(max_wait_s: float) -> float:
+            started = time.monotonic()
+            answer = await made.enter(place(FUNCTION, max_wait_s=max_wait_s))
+            assert answer is not None
+            assert answer.reason is Reason.COLD_START_TIMEOUT
+            assert answer.retry_after_s is not None
+            return time.monotonic() - started - max_wait_s
+
+        late_s = await asyncio.gather(*(wait(0.1 + 0.02 * n) for n in range(20)))
+        assert min(late_s) >= -0.001
+        assert max(late_s) < 0.05
+        assert made.faas.wake_calls == [KEY]
+
+
+async def test_impatient_clients_leave_nothing_behind() -> None:
+    """Many short waits for a function that never wakes: no place leaked, one wake (knative/serving#13583)."""
+    async with front() as made:
+        made.faas.add(FUNCTION, "acme", replicas=0, start_s=60)
+        at = place(FUNCTION)
+        for _ in range(20):
+            held = [made.hold(at) for _ in range(50)]
+            await asyncio.sleep(0.02)
+            for task in held:
+                task.cancel()
+            await asyncio.wait(held)
+            assert made.activator.held == 0
+        assert made.faas.wake_calls == [KEY]
+        assert made.metrics.held_requests.value(("acme",)) == 0
+        driver = made.activator._driver_of(at)
+        assert driver is not None
+        assert driver._held == {}
+        assert len(driver._calls) <= 1
+
+
+async def test_a_tenant_without_wakes_left_wakes_nothing() -> None:
+    """429 in the limit's own words, and no call to the platform's scaling."""
+    refusal = Deny(Reason.WAKE_LIMITED, "limit 'wakes' is used up", retry_after_s=17, tenant="acme")
+
+    async def spend(_: Place) -> Deny | None:
+        return refusal
+
+    async with front(spend_wake=spend) as made:
+        made.faas.add(FUNCTION, "acme", replicas=0)
+        assert await made.enter(place(FUNCTION)) == refusal
+        assert made.faas.wake_calls == []
+        assert made.metrics.wakes_total.value(("acme",)) == 0
+
+
+async def test_tenants_of_one_namespace_share_the_function_and_not_the_bill() -> None:
+    """The key is the function, not the tenant; who may not wake waits for nobody, who may wakes for itself."""
+
+    async def spend(at: Place) -> Deny | None:
+        return Deny(Reason.WAKE_LIMITED, retry_after_s=5) if at.tenant.name == "acme" else None
+
+    async with front(spend_wake=spend) as made:
+        made.faas.add(FUNCTION, "shared", replicas=0, start_s=0.05)
+        poor, rich = (place(FUNCTION, of=tenant(name, namespace="shared")) for name in ("acme", "globex"))
+        first, second = made.hold(poor), made.hold(rich)
+        denied = await first
+        assert denied is not None
+        assert denied.reason is Reason.WAKE_LIMITED
+        assert await second is None
+        assert made.metrics.wakes_total.value(("globex",)) == 1
+        assert made.faas.wake_calls == [f"{FUNCTION}.shared"]
+
+
+async def test_each_bound_has_its_own_reason() -> None:
+    """A tenant's ceiling over all its functions is 429; the process's own is 503."""
+    async with front(max_held=3) as made:
+        few = tenant("acme", ceilings=Ceilings(held=2))
+        for name in ("a", "b", "c"):
+            made.faas.add(name, "acme", replicas=0, start_s=60)
+            made.faas.add(name, "globex", replicas=0, start_s=60)
+        held = [made.hold(place(name, of=few)) for name in ("a", "b")]
+        await until(lambda: made.activator.held == 2)
+        over = await made.enter(place("c", of=few))
+        held.append(made.hold(place("a", of=tenant("globex"))))
+        await until(lambda: made.activator.held == 3)
+        full = await made.enter(place("b", of=tenant("globex")))
+        assert over is not None
+        assert full is not None
+        assert (over.reason, full.reason) == (Reason.QUEUE_FULL, Reason.OVERLOADED)
+        for task in held:
+            task.cancel()
+        await asyncio.wait(held)
+
+
+async def test_draining_lets_those_who_wait_finish_and_closing_does_not() -> None:
+    """SIGTERM: no new holds, held ones go on; at the end of the drain the rest are told so."""
+    async with front() as made:
+        made.faas.add(FUNCTION, "acme", replicas=0, start_s=0.1)
+        made.faas.add("never", "acme", replicas=0, start_s=60)
+        goes_on, stays = made.hold(place(FUNCTION)), made.hold(place("never"))
+        await until(lambda: made.activator.held == 2)
+        made.activator.drain()
+        assert await made.enter(place(FUNCTION)) == Deny(Reason.DRAINING, retry_after_s=1, tenant="acme")
+        assert await goes_on is None
+        await made.activator.close()
+        told = await stays
+        assert told is not None
+        assert told.reason is Reason.DRAINING
+
+
+class Broken:
+    """A backend with a defect: it raises what no contract mentions."""
+
+    name = "faas"
+
+    def __getattr__(self, name: str) -> Any:
+        async def fail(*_: object) -> Readiness:
+            raise RuntimeError(name)
+
+        return fail
+
+
+@pytest.mark.parametrize("backends", [{"faas": Broken()}, {}], ids=["defect", "no longer configured"])
+async def test_a_backend_with_a_defect_is_a_failed_wake(backends: dict[str, Backend]) -> None:
+    """Those who wait get an answer, whatever breaks."""
+    activator = Activator(backends, Metrics(), jitter=lambda: 0.0)
+    answer = await activator.hold(place(FUNCTION), anonymous(), REQUEST)
+    assert answer is not None
+    assert answer.reason is Reason.WAKE_FAILED
+    await activator.close()
+
+
+async def test_names_that_are_tried_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Idle functions make room for new ones; when all are busy, the newcomer is refused, not remembered."""
+    monkeypatch.setattr(module, "MAX_FUNCTIONS", 20)
+    async with front() as made:
+        now = time.time()
+        monkeypatch.setattr(made.activator, "_clock", lambda: now)
+        for n in range(20):
+            answer = await made.enter(place(f"guess-{n}"))
+            assert answer is not None
+            assert answer.reason is Reason.FUNCTION_UNKNOWN
+        full = await made.enter(place("one-more"))
+        assert full is not None
+        assert full.reason is Reason.OVERLOADED
+        now += 60
+        for n in range(15):
+            await made.enter(place(f"another-{n}"))
+        assert len(made.activator._drivers) <= 20
+
+
+async def test_what_nobody_held_is_no_error() -> None:
+    """Gate and edges may report the end of anything."""
+    async with front() as made:
+        made.activator.finished(place("nowhere"))
+        made.activator.failed(place("nowhere"))
+        assert not made.activator.ready_now(place("nowhere"))
+        await made.activator.close()
+        await made.activator.close()
