@@ -77,7 +77,8 @@ def _join_chunks(data: bytes) -> bytes:
 async def send_raw(
     address: tuple[str, int], data: bytes, *, timeout_s: float = 10.0, half_close: bool = False
 ) -> RawAnswer | None:
-    """Send ``data`` on a fresh connection and read to its end; None when nothing came back.""" reader, writer = await asyncio.open_connection(*address)
+    """Send ``data`` on a fresh connection and read to its end; None when nothing came back."""
+    reader, writer = await asyncio.open_connection(*address)
     try:
         writer.write(data)
         with contextlib.suppress(ConnectionError):
