@@ -46,7 +46,12 @@ _FRAMING: Final = frozenset({CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT})
 _SEARCHED_ONLY: Final = frozenset({ACCEPT, IDEMPOTENCY_KEY})
 """Passed on as they are; the others are compared, printed or split, and must be visible ASCII."""
 _MEMO_ENTRIES: Final = 1024
-_MEMO_VALUE_BYTES: Final = 64
+_MEMO_VALUES_BYTES: Final = 512
+"""Of all values of one entry together: the memo holds half a mebibyte at most."""
+_REMEMBERED: Final = frozenset(
+    {CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT, ACCEPT, ORIGIN, FETCH_SITE, FETCH_MODE}
+)
+"""Kinds whose facts depend on nothing but method, version and value, and whose values recur."""
 _FIELD_LIST_CHARS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_, ")
 
 _BAD_CONNECTION: Final = Deny(Reason.BAD_REQUEST, "the Connection field names a field that may not be taken away")
@@ -92,7 +97,7 @@ class Connection(NamedTuple):
     dropped: frozenset[bytes]
 
 
-_connection_memo: dict[bytes, Connection] = {}
+_facts_memo: dict[tuple[object, ...], Facts] = {}
 PLAIN: Final = Facts()
 PLAIN_1_0: Final = Facts(keeps_alive=False)
 _NO_CONNECTION: Final = Connection(closes=False, keeps=False, upgrades=False, dropped=frozenset())
@@ -115,14 +120,38 @@ def read_facts(
     """
     The facts in ``found`` (kind of ``header_fields`` -> value, lists joined already), or why they are none.
 
-    ``scheme`` is the connection's own. Names of fields that may stand once have been counted by the caller.
+    ``scheme`` is the connection's own. Names of fields that may stand once have been counted by the caller. A client
+    says the same of itself each time, so what depends on nothing else is remembered.
     """
+    if hints or not _REMEMBERED.issuperset(found):
+        return _read_facts(method, version, peer, scheme, found, hints, trusted)
+    key = (method, version, *found.items())
+    known = _facts_memo.get(key)
+    if known is not None:
+        return known
+    facts = _read_facts(method, version, peer, scheme, found, hints, trusted)
+    if isinstance(facts, Facts) and sum(map(len, found.values())) <= _MEMO_VALUES_BYTES:
+        if len(_facts_memo) >= _MEMO_ENTRIES:
+            _facts_memo.clear()
+        _facts_memo[key] = facts
+    return facts
+
+
+def _read_facts(
+    method: str,
+    version: tuple[int, int],
+    peer: str,
+    scheme: str,
+    found: dict[int, bytes],
+    hints: tuple[bytes, ...],
+    trusted: TrustedPeers,
+) -> Facts | Deny:
     checked = b"".join([value for kind, value in found.items() if kind not in _SEARCHED_ONLY])
     if checked.translate(None, _VISIBLE) or not all(map(is_visible, hints)):
         return _BAD_READ
     connection = _NO_CONNECTION
     if CONNECTION in found:
-        read = _connection_memo.get(found[CONNECTION]) or _read_connection(found[CONNECTION])
+        read = _read_connection(found[CONNECTION])
         if read is None:
             return _BAD_CONNECTION
         connection = read
@@ -132,18 +161,19 @@ def read_facts(
         if isinstance(body, Deny):
             return body
         content_length, is_chunked, is_expecting = body
+    client_scheme: str | None = None
     if FORWARDED_PROTO in found:
         said = trusted.client_scheme(peer, scheme, (found[FORWARDED_PROTO].decode("ascii"),))
         if said is None:
             return _BAD_SCHEME
-        scheme = said
+        client_scheme = said
     traceparent = read_traceparent(found[TRACEPARENT].decode("ascii")) if TRACEPARENT in found else None
     origin = found[ORIGIN].decode("ascii") if ORIGIN in found else None
     is_preflight = method == "OPTIONS" and origin is not None and PREFLIGHT_METHOD in found
     is_websocket = UPGRADE in found and version == (1, 1) and not (is_chunked or content_length)
     # By position: seventeen names would cost a microsecond here.
     return Facts(
-        scheme,
+        client_scheme,
         trusted.client_ip(peer, (found[FORWARDED_FOR].decode("ascii"),)) if FORWARDED_FOR in found else None,
         tuple([hint.decode("ascii").strip(" ") for hint in hints]) if hints else (),
         origin,
@@ -199,12 +229,7 @@ def _read_connection(value: bytes) -> Connection | None:
             dropped.append(token)
         elif kind != HOP:
             return None
-    connection = Connection(closes, keeps, upgrades, frozenset(dropped))
-    if len(value) <= _MEMO_VALUE_BYTES:
-        if len(_connection_memo) >= _MEMO_ENTRIES:
-            _connection_memo.clear()
-        _connection_memo[value] = connection
-    return connection
+    return Connection(closes, keeps, upgrades, frozenset(dropped))
 
 
 def _read_body(version: tuple[int, int], found: dict[int, bytes]) -> tuple[int | None, bool, bool] | Deny:

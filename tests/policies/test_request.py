@@ -389,7 +389,7 @@ class TestHostA3:
             a_request(b"/%d" % i, (b"Connection", b"x-%d" % i), host=b"h%d.example" % i)
         assert len(request._host_memo) <= request._HOST_MEMO_ENTRIES
         assert len(target._memo) <= target._MEMO_ENTRIES
-        assert len(framing._connection_memo) <= framing._MEMO_ENTRIES
+        assert 0 < len(framing._facts_memo) <= framing._MEMO_ENTRIES
 
 
 class TestPeers:
