@@ -140,7 +140,13 @@ def _source(file: str, content: bytes, model: type[DocumentT], mistakes: list[Mi
         try:
             document = model.model_validate(reading.value)
         except ValidationError as error:
-            found += _mistakes_of(file, reading, model, error)
+            # A value that could not be read is not misshapen as well.
+            known = {(mistake.line, mistake.column) for mistake in found}
+            found += [
+                mistake
+                for mistake in _mistakes_of(file, reading, model, error)
+                if (mistake.line, mistake.column) not in known
+            ]
     if len(found) > MAX_MISTAKES:
         found.sort()
         rest = len(found) - MAX_MISTAKES

@@ -77,16 +77,16 @@ def _check_hosts(platform: Source[PlatformDocument], findings: Findings) -> None
                 findings.mistake(platform, flaw, *path)
             elif host in claimed:
                 other, at = claimed[host]
-                whose = "this tenant's already" if other == name else f"the tenant {other!r}'s already"
+                whose = "this tenant" if other == name else f"the tenant {other!r}"
                 where = platform.where("tenants", other, "hosts", at)
-                findings.mistake(platform, f"the host {host!r} is {whose} ({where})", *path)
+                findings.mistake(platform, f"the host {host!r} belongs to {whose} already ({where})", *path)
             else:
                 claimed[host] = (name, index)
     for host, (name, index) in claimed.items():
         for suffix in _suffixes(host):
             other, _ = claimed.get(suffix, (name, 0))
             if other != name:
-                text = f"the host {host!r} is taken out of {suffix}, which is the tenant {other!r}'s"
+                text = f"the host {host!r} is taken out of {suffix}, which belongs to the tenant {other!r}"
                 findings.warning(platform, text, "tenants", name, "hosts", index)
                 break
 

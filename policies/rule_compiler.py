@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from difflib import get_close_matches
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from policies.conditions import ConditionError, compile_conditions
 from policies.decision import RuleRef
@@ -27,29 +27,35 @@ _LONGEST_LOOP: Final = 8
 """Names of an include cycle that a message shows."""
 
 
+class RuleInputs(NamedTuple):
+    """What one tenant's table is built of."""
+
+    roles: list[RoleInput]
+    bindings: list[BindingInput]
+    deny: list[DenyInput]
+
+
 def compile_rules(source: Source[TenantDocument], scope: Scope, findings: Findings) -> RbacTable:
     """One tenant's roles, bindings and deny rules as a table. With mistakes the table must not be used."""
+    return build_table(*rule_inputs(source, scope, findings))
+
+
+def rule_inputs(source: Source[TenantDocument], scope: Scope, findings: Findings) -> RuleInputs:
+    """One tenant's roles, bindings and deny rules with conditions compiled and ``*`` cut down to what is owned."""
     document = source.document
     rules = _Rules(source, scope, findings)
-    roles = [
-        RoleInput(
-            name,
-            role.includes,
-            tuple(
-                [
-                    rules.grant(grant, f"{name}/{i + 1}", ("roles", name, "allow", i))
-                    for i, grant in enumerate(role.allow)
-                ]
-            ),
-        )
-        for name, role in document.roles.items()
-    ]
+    roles = []
+    for name, role in document.roles.items():
+        grants = [
+            rules.grant(grant, f"{name}/{i + 1}", ("roles", name, "allow", i)) for i, grant in enumerate(role.allow)
+        ]
+        roles.append(RoleInput(name, role.includes, tuple(grants)))
     deny = [rules.deny(rule, ("deny", i)) for i, rule in enumerate(document.deny)]
     bindings = [_binding(source, binding, i) for i, binding in enumerate(document.bindings)]
     _check_includes(source, findings)
     _check_bindings(source, findings)
     findings.duplicates(source, "the deny rule", [(rule.id, ("deny", i, "id")) for i, rule in enumerate(document.deny)])
-    return build_table(roles, bindings, deny)
+    return RuleInputs(roles, bindings, deny)
 
 
 class _Rules:

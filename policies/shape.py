@@ -46,6 +46,8 @@ def misshapen(model: type[Part], error: ValidationError) -> Iterator[Misshapen]:
         kind = detail["type"]
         if detail["input"] is None and kind not in ("missing", "extra_forbidden"):
             continue
+        if kind == "too_short" and detail["input"]:
+            continue  # its items are wrong, and each has been reported
         location = detail["loc"]
         is_at_key = kind == "extra_forbidden" or location[-1:] == (_KEY,)
         path = tuple(step for step in location if step not in _TAGS and step != _KEY)
@@ -165,6 +167,8 @@ def _literal_missed(detail: ErrorDetails) -> str:
     expected = str(detail.get("ctx", {}).get("expected", ""))
     if "algorithms" in detail["loc"] and str(value).lower() in ("none", "hs256", "hs384", "hs512"):
         return f"{show(value)} is never believed: who can verify such a token can forge it; expected one of {expected}"
+    if detail["loc"] == ("mode", AS_TEXT):
+        return f"{show(value)} is unknown here; expected 'enforce' or 'disabled', or {{shadow: [policy, limits]}}"
     near = get_close_matches(str(value), [word.strip("' ") for word in expected.replace(" or ", ", ").split(",")], 1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"{show(value)} is unknown here; {hint}expected {expected}"
