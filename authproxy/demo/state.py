@@ -14,15 +14,18 @@ import shutil
 import stat
 import tempfile
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
+
+import msgspec
 
 from policies.errors import PorteroError
 
 CALL_TIMEOUT_S: Final = 30.0
 """Of one call to a demo; falling asleep waits for running requests."""
 MAX_FILE_BYTES: Final = 16 * 1024
+MAX_ANSWER_BYTES: Final = 64 * 1024
 FOLDER_PREFIX: Final = "portero-demo-"
 
 
@@ -62,14 +65,14 @@ class RunningDemo:
             headers = {"Authorization": f"Bearer {self.control_secret}", "Content-Type": "application/json"}
             connection.request("GET" if body is None else "POST", path, content, headers)
             answer = connection.getresponse()
-            read = json.loads(answer.read(1024 * 1024) or b"{}")
-        except ValueError as error:
+            read = msgspec.json.decode(answer.read(MAX_ANSWER_BYTES), type=dict[str, Any])
+        except (ValueError, RecursionError) as error:
             raise http.client.HTTPException("no answer of a demo") from error
         finally:
             connection.close()
         if answer.status != 200:
             raise DemoRefused(str(read.get("error", f"the demo answered {answer.status}")))
-        return dict(read)
+        return read
 
     def is_alive(self) -> bool:
         """Its process exists and answers to its secret: a process id alone may have gone to somebody else."""
@@ -140,21 +143,18 @@ def _read_all() -> list[tuple[Path, RunningDemo]]:
     found = []
     for folder in state_folders():
         for file in sorted(folder.glob("demo-*.json")):
-            with suppress(OSError, ValueError, TypeError):
+            with suppress(OSError, ValueError, RecursionError):
                 found.append((file, _read(file)))
     return found
 
 
 def _read(file: Path) -> RunningDemo:
-    """Raises: OSError, ValueError or TypeError for a file that is no demo's of this user."""
+    """Raises: OSError, ValueError or RecursionError for a file that is no demo's of this user."""
     with os.fdopen(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)) as opened:
         if not _is_ours(os.fstat(opened.fileno()), stat.S_ISREG):
             raise ValueError("not a file of this user alone")
-        said = json.loads(opened.read(MAX_FILE_BYTES))
-    if not isinstance(said, dict):
-        raise TypeError("not an object")
-    demo = RunningDemo(**{field.name: said[field.name] for field in fields(RunningDemo) if field.name in said})
-    if type(demo.pid) is not int or type(demo.control_port) is not int or demo.pid <= 0:
+        demo = msgspec.json.decode(opened.read(MAX_FILE_BYTES), type=RunningDemo)
+    if demo.pid <= 0 or not 0 < demo.control_port < 65536:
         raise ValueError("not a demo's file")
     return demo
 

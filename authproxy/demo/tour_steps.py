@@ -33,9 +33,9 @@ async def no_token(walk: Walk) -> None:
 
 
 async def bad_token(walk: Walk) -> None:
-    head, claims, signature = walk.tokens["ANA"].split(".")
-    walk.tokens["FORGED"] = f"{head}.{claims}.{signature[::-1]}"
-    walk.note("$FORGED is ana's token with another signature")
+    signed, _, signature = walk.tokens["ANA"].rpartition(".")
+    walk.tokens["FORGED"] = f"{signed}.{'B' if signature[0] == 'A' else 'A'}{signature[1:]}"
+    walk.note("$FORGED is ana's token, but for one letter of its signature")
     answer = await walk.ask("/reports/es", caller="FORGED")
     walk.promise_answer(answer, 401, "credential-invalid")
     challenge = answer.fields.get("WWW-Authenticate", "")
