@@ -139,11 +139,14 @@ class Gate:
         refusal = await self._activator.hold(need.place, need.principal, need.request)
         if refusal is not None:
             return refusal
-        answer = await self._judge_again(need.request)
-        if isinstance(answer, Principal):
-            return None
-        self._activator.finished(need.place)
-        return answer
+        # From here on a place at the function is taken: whatever happens, it is given back or passed on.
+        answer: Principal | Refusal | None = None
+        try:
+            answer = await self._judge_again(need.request)
+        finally:
+            if not isinstance(answer, Principal):
+                self._activator.finished(need.place)
+        return None if isinstance(answer, Principal) else answer
 
     async def _judge_again(self, request: AccessRequest) -> Principal | Refusal:
         place = resolve(request, self._folder.active)
@@ -165,24 +168,31 @@ class Gate:
     # -- concluding ----------------------------------------------------------------------------------------------
 
     def _conclude(self, decision: Decision, case: Case) -> Verdict:
-        try:
-            if isinstance(decision, Allow):
-                return self._pass(decision, case)
-            if isinstance(decision, Answer):
-                self._recorder.answered(decision, case, self._clock())
-                return DirectAnswer(decision.status, decision.fields, case.request_id)
-            return self._refuse(decision, case)
-        except Exception:  # noqa: BLE001 (as in decide_now)
-            return self._broken(case)
+        if isinstance(decision, Allow):
+            try:
+                passed = self._pass(decision, case)
+                if isinstance(passed, Passed):
+                    return passed
+                refused = self._refuse(passed, case)
+            except Exception:  # noqa: BLE001 (as in decide_now)
+                refused = self._broken(case)
+            self._activator.finished(decision.place)
+            return refused
+        if isinstance(decision, Answer):
+            self._recorder.answered(decision, case, self._clock())
+            return DirectAnswer(decision.status, decision.fields, case.request_id)
+        return self._refuse(decision, case)
 
-    def _pass(self, allow: Allow, case: Case) -> Verdict:
-        place, principal, request = allow.place, allow.principal, case.request
+    def _pass(self, allow: Allow, case: Case) -> Passed | Deny:
+        """Put together what the edge needs; a place at the function is taken already, ``concurrent`` limits last."""
+        place, principal, request, request_id = allow.place, allow.principal, case.request, case.request_id
         if request is None:
-            return self._refuse(Deny(Reason.INTERNAL_ERROR), case)
+            return Deny(Reason.INTERNAL_ERROR)
         destination = self._destination(place, request)
         if isinstance(destination, Deny):
-            self._activator.finished(place)
-            return self._refuse(destination, case)
+            return destination
+        leaving = request_block(request, place, principal, request_id, destination.target, destination.host)
+        coming = answer_block(place, request, request_id, allow.limits)
         lease: Lease | None = None
         if limits := concurrency_for(place, principal, request):
             taken = self._concurrency.take(limits)
@@ -191,22 +201,11 @@ class Gate:
             elif "limits" in place.tenant.shadow:
                 self._recorder.shadowed(place.tenant.name, "limits")
             else:
-                self._activator.finished(place)
-                return self._refuse(_concurrency_limited(limits[taken], allow), case)
-        request_id = case.request_id
-        return Passed(
-            case=case,
-            request=request,
-            allow=allow,
-            destination=destination,
-            request_block=request_block(request, place, principal, request_id, destination.target, destination.host),
-            answer_block=answer_block(place, request, request_id, allow.limits),
-            request_id=request_id,
-            live=self.live.enter(
-                place.tenant.name, principal.subject, principal.expires_at, partial(self._may_go_on, request)
-            ),
-            lease=lease,
+                return _concurrency_limited(limits[taken], allow)
+        live = self.live.enter(
+            place.tenant.name, principal.subject, principal.expires_at, partial(self._may_go_on, request)
         )
+        return Passed(case, request, allow, destination, leaving, coming, request_id, live, lease)
 
     def _destination(self, place: Place, request: AccessRequest) -> Destination | Deny:
         backend = self._backends.get(place.tenant.backend)
