@@ -105,7 +105,7 @@ def encode_path(segments: Iterable[str], *, has_trailing_slash: bool) -> str:
 def _parse_path(path: bytes) -> Target | Deny:
     if not path.startswith(b"/"):
         return _NOT_A_PATH
-    if path.translate(None, _PRINTABLE) or b"#" in path or b"\\" in path:
+    if path.translate(None, _PRINTABLE) or b"#" in path:
         return _BAD_BYTES
     if _BAD_ESCAPE.search(path):
         return _BAD_CODING

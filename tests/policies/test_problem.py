@@ -144,6 +144,14 @@ class TestFields:
             'Bearer realm="acme", error="invalid_token", error_description="the token has expired"'
         )
 
+    def test_401_stays_one_challenge_whatever_its_texts_hold(self) -> None:
+        """A quote cannot end a parameter and begin another scheme."""
+        text = 'a" , Basic realm="b\\'
+        fields = fields_of(problem(Challenge(Reason.CREDENTIAL_INVALID, text, text, text), REQUEST_ID))
+        quoted = r'"[^"\\]*"'
+        pattern = rf"Bearer realm={quoted}, error={quoted}, error_description={quoted}"
+        assert re.fullmatch(pattern, fields["WWW-Authenticate"])
+
     def test_405_and_426_say_what_would_do(self) -> None:
         """RFC 9110 sections 15.5.6 and 15.5.22."""
         refused = fields_of(problem(Deny(Reason.METHOD_NOT_ALLOWED, allowed_methods=("GET", "HEAD")), REQUEST_ID))

@@ -90,6 +90,11 @@ class TestFieldsA2:
         """Other readers decode other bytes by other rules (surrogateescape, latin-1)."""
         assert reason((name, value)) is Reason.BAD_REQUEST
 
+    @pytest.mark.parametrize("name", [b"", b"X Any", b"X-Any ", b"X\xff", b"X\0", b"X-Any\r\nX-Portero-Subject", b"X:"])
+    def test_a_name_that_is_no_token_is_400(self, name: bytes) -> None:
+        """RFC 9112 section 5.1: some parsers would cut it to a name of ours."""
+        assert reason((name, b"v")) is Reason.BAD_REQUEST
+
     def test_128_fields_of_32_kib_and_no_more(self) -> None:
         """Beyond it 431, whatever kind of field it is."""
         too_many = refused(a_head(b"/", *[(b"X", b"")] * request.MAX_FIELDS))
