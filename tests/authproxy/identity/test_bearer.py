@@ -160,6 +160,29 @@ async def test_a_reload_with_other_terms_voids_cached_tokens(
     assert isinstance(await identity.identify(stricter, request, clock.now), Challenge | Deny)
 
 
+async def test_a_reload_with_kinder_terms_voids_remembered_refusals(
+    identity: BearerIdentity, provider: FakeProvider, tenant: TenantTable, clock: Clock
+) -> None:
+    """An operator who adds an audience sees it work at once."""
+    request = a_request(provider.mint(aud="other"))
+    for _ in range(2):
+        assert isinstance(await identity.identify(tenant, request, clock.now), Challenge)
+    kinder = a_tenant("acme", replace(tenant.providers[0], audiences=frozenset({"survey", "other"})))
+    assert isinstance(identity.identify_now(kinder, request, clock.now), Principal)
+
+
+async def test_a_clock_that_jumps_back_makes_no_hit_of_a_miss(
+    identity: BearerIdentity, provider: FakeProvider, tenant: TenantTable, clock: Clock
+) -> None:
+    """A11: a token that would be from the future is refused from the cache too."""
+    request = a_request(provider.mint())
+    assert isinstance(await identity.identify(tenant, request, clock.now), Principal)
+    clock.pass_s(-20)
+    assert isinstance(identity.identify_now(tenant, request, clock.now), Principal)
+    clock.pass_s(-11)
+    assert isinstance(identity.identify_now(tenant, request, clock.now), Challenge)
+
+
 async def test_a_reload_with_equal_terms_keeps_cached_tokens(
     identity: BearerIdentity, provider: FakeProvider, tenant: TenantTable, clock: Clock
 ) -> None:
@@ -195,6 +218,14 @@ async def test_the_same_token_is_two_tokens_in_two_tenants(
         refusal = await identity.identify(globex, request, clock.now)
         assert isinstance(refusal, Deny)
         assert refusal.reason is Reason.TENANT_MISMATCH
+    both = a_request(provider.mint(organization=["acme", "globex"]))
+    ours = await identity.identify(acme, both, clock.now)
+    theirs = await identity.identify(globex, both, clock.now)
+    assert isinstance(ours, Principal)
+    assert isinstance(theirs, Principal)
+    assert (ours.subject, theirs.subject) == ("login|ana", "sso|ana")
+    assert identity.identify_now(acme, both, clock.now) is ours
+    assert identity.identify_now(globex, both, clock.now) is theirs
 
 
 async def test_keys_that_cannot_be_had_are_503(
