@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from policies.rbac_table import build_table
 from policies.request import AccessRequest, Head, TrustedPeers, read_head
 from policies.routes import build_route_table, parse_route_path
 from policies.tables import (
@@ -12,23 +13,13 @@ from policies.tables import (
     FunctionSpec,
     Pattern,
     PolicySet,
-    RbacTable,
     RouteSpec,
     TenantTable,
 )
 from policies.tenancy import build_function_table
 
 NOBODY = TrustedPeers()
-NO_RULES = RbacTable(
-    role_names=(),
-    role_closures={},
-    by_subject={},
-    by_group={},
-    by_email={},
-    by_service_account={},
-    allow={},
-    deny={},
-)
+NO_RULES = build_table((), (), ())
 
 
 def a_head(

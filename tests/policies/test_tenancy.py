@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -310,6 +311,16 @@ class TestRoute:
             found = resolve(a_request(target), policies)
             assert isinstance(found, Place)
             assert found.function == function
+
+    def test_a_changed_policy_set_starts_without_places(self) -> None:
+        """A place of the old set would carry the old rules on."""
+        policies = world()
+        resolve(a_request(b"/function/f"), policies)
+        changed = replace(policies, hosts={"acme.localhost": GLOBEX})
+        found = resolve(a_request(b"/function/f"), changed)
+        assert isinstance(found, Place)
+        assert found.tenant is GLOBEX
+        assert policies.places is not changed.places
 
     def test_places_are_remembered_and_bounded(self) -> None:
         """The second time the same object; a scan does not grow the memo; long paths are not kept."""
