@@ -1,0 +1,427 @@
+"""
+One connection to an upstream: an ``asyncio.Protocol`` over llhttp (``httptools``) that carries one request at a time.
+
+The protocol side (``data_received`` and the parser's callbacks) only collects; the consumer side (``answer_head``,
+``read``, ``take``) is awaited by whoever forwards the request. A connection never decides to be used again: that is its
+consumer's to say, after it has taken status, head and body. Deciding it in here, when the last byte arrives, mixes the
+answers of different users under load, because the consumer has not run yet.
+
+It refuses to know requests, policies and the public side. What an upstream may not do is decided in here: framing that can
+be read in two ways, a head over 64 KiB, a second answer, data while idle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from math import inf
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+from authproxy.upstream.failures import ANSWER_TIMEOUT, CLOSED, GARBLED, ForwardFailed
+from policies.decision import Reason
+
+if TYPE_CHECKING:
+    from authproxy.backends.backend import Address
+    from policies.tables import Timeouts
+
+HEAD_LIMIT_BYTES: Final = 64 * 1024
+"""Head of an answer, and likewise any run of framing without a byte of body (trailers, chunk extensions)."""
+READ_HIGH_BYTES: Final = 128 * 1024
+"""Answer bytes waiting for the consumer beyond which the socket is not read; twice aiohttp's write buffer limit."""
+WRITE_HIGH_BYTES: Final = 64 * 1024
+"""Request bytes waiting for the upstream beyond which the client is not read."""
+
+
+LINGER_S: Final = 0.5
+"""A tunnel's last bytes may take this long to leave; either side closing closes the other within one second."""
+_BLANKS: Final = b" \t"
+
+
+class Keeper(Protocol):
+    """Who keeps connections: the pool."""
+
+    def lost(self, connection: Connection) -> None:
+        """The connection is gone; it must be forgotten. Called once."""
+
+
+class Consumer(Protocol):
+    """Who waits for an answer without a task."""
+
+    def arrived(self) -> None:
+        """The answer is whole, or failed, or comes in pieces. Called once, outside of the parser."""
+
+
+class Connection(asyncio.Protocol):
+    """Made by the pool. ``begin`` ... ``is_reusable`` is one request."""
+
+    __slots__ = (
+        "_body_waiter",
+        "_consumer",
+        "_body_was",
+        "_drain_waiter",
+        "_framing_bytes",
+        "_is_head_request",
+        "_is_reading_paused",
+        "_is_writing_paused",
+        "_keeper",
+        "_loop",
+        "_parser",
+        "_pieces",
+        "_pieces_bytes",
+        "_to_eof",
+        "_upgrades",
+        "address",
+        "content_length",
+        "deadline",
+        "failure",
+        "fields",
+        "has_head",
+        "idle_s",
+        "idle_until",
+        "is_complete",
+        "is_counted",
+        "is_sending",
+        "is_taken",
+        "keeps_alive",
+        "lane",
+        "on_resume_writing",
+        "status",
+        "total_until",
+        "transport",
+    )
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, keeper: Keeper, address: Address) -> None:
+        self._loop = loop
+        self._keeper = keeper
+        self.address = address
+        self.transport: asyncio.Transport | None = None
+        self._parser: Any = HttpResponseParser(self)
+        self._body_waiter: asyncio.Future[None] | None = None
+        self._drain_waiter: asyncio.Future[None] | None = None
+        self._is_writing_paused = False
+        self._is_reading_paused = False
+        self.on_resume_writing: Callable[[], None] | None = None
+        self._consumer: Consumer | None = None
+        self.is_taken = False
+        self.is_counted = False
+        """The pool's: its place is taken."""
+        self.idle_until = inf
+        self.idle_s = inf
+        self._is_head_request = False
+        self._upgrades = False
+        self.lane: Any = None
+        """The pool's."""
+        self._forget()
+
+    def _forget(self) -> None:
+        self.status = 0
+        self.fields: list[tuple[bytes, bytes]] = []
+        self.content_length: int | None = None
+        self.has_head = False
+        self.is_complete = False
+        self.is_sending = False
+        """A body is still being pumped: silence of the upstream is no fault of it."""
+        self.keeps_alive = False
+        self.failure: Exception | None = None
+        self.deadline = self.total_until = inf
+        """Event loop time after which the pool's sweep calls ``time_out``."""
+        self._pieces: list[bytes] = []
+        self._pieces_bytes = self._framing_bytes = self._body_was = 0
+        self._to_eof = False
+
+    # -- one request -----------------------------------------------------------------------------------------------
+
+    def begin(
+        self, timeouts: Timeouts, *, is_head: bool, consumer: Consumer | None = None, upgrades: bool = False
+    ) -> None:
+        """
+        Forget the former answer; to be called before anything is written.
+
+        With a ``consumer``, it is told of the answer instead of having a task wait for it.
+        """
+        self._forget()
+        self._is_head_request = is_head
+        self._upgrades = upgrades
+        self._consumer = consumer
+        self.idle_s = timeouts.idle_s
+        total_s = timeouts.total_s
+        if total_s is not None:
+            self.total_until = self._loop.time() + total_s
+        if consumer is not None:
+            deadline = self._loop.time() + timeouts.first_byte_s
+            self.deadline = deadline if total_s is None else min(deadline, self.total_until)
+        elif total_s is not None:
+            self.deadline = self.total_until
+
+    @property
+    def is_open(self) -> bool:
+        transport = self.transport
+        return transport is not None and not transport.is_closing()
+
+    @property
+    def is_reusable(self) -> bool:
+        """The answer came whole, was taken, and nothing came after it."""
+        return self.keeps_alive and self.is_complete and not self.is_sending and not self._pieces and self.is_open
+
+    def send(self, data: bytes) -> None:
+        """Write without waiting. Raises: ForwardFailed when the connection is closed."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            raise self.failure or ForwardFailed(Reason.UPSTREAM_CLOSED, CLOSED, is_untouched=True)
+        transport.write(data)
+
+    def forget_consumer(self) -> None:
+        """Nobody waits any more."""
+        self._consumer = None
+
+    async def drain(self) -> None:
+        """Wait until the upstream has read enough for more to be sent. Raises: ForwardFailed."""
+        while self._is_writing_paused:
+            waiter = self._drain_waiter = self._loop.create_future()
+            self.deadline = min(self._loop.time() + self.idle_s, self.total_until)
+            try:
+                await waiter
+            finally:
+                self._drain_waiter = None
+                self.deadline = self.total_until
+        if self.failure is not None:
+            raise self.failure
+
+    async def answer_head(self, first_byte_s: float) -> None:
+        """Wait for status and fields. Raises: ForwardFailed, or what ``fail`` was given."""
+        while not self.has_head:
+            if self.failure is not None:
+                raise self.failure
+            await self._wait(first_byte_s)
+
+    async def read(self) -> bytes:
+        """Next piece of the body, everything that has come; ``b""`` at its end. Raises as ``answer_head``."""
+        while not self._pieces:
+            if self.is_complete:
+                return b""
+            if self.failure is not None:
+                raise self.failure
+            await self._wait(self.idle_s)
+        return self.take()
+
+    def take(self) -> bytes:
+        """What has come of the body, perhaps nothing; never waits."""
+        pieces = self._pieces
+        if not pieces:
+            return b""
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self._pieces = []
+        self._pieces_bytes = 0
+        if self._is_reading_paused:
+            self._is_reading_paused = False
+            if self.transport is not None:
+                self.transport.resume_reading()
+        return data
+
+    async def _wait(self, patience_s: float) -> None:
+        waiter = self._body_waiter = self._loop.create_future()
+        if not self.is_sending:
+            self.deadline = min(self._loop.time() + patience_s, self.total_until)
+        try:
+            await waiter
+        finally:
+            self._body_waiter = None
+            self.deadline = self.total_until
+
+    def fail(self, failure: Exception) -> None:
+        """The request cannot go on, for ``failure``; whoever waits gets it raised. After the whole answer: no effect."""
+        if self.failure is None and not self.is_complete:
+            self.failure = failure
+        self.abort()
+        self._wake()
+        self._wake_writer()
+
+    def time_out(self) -> None:
+        """The deadline has passed (called by the sweep)."""
+        self.deadline = inf
+        self.fail(ForwardFailed(Reason.UPSTREAM_TIMEOUT, ANSWER_TIMEOUT))
+
+    def abort(self) -> None:
+        """Close at once; nothing that is still unsent will be sent. Idempotent."""
+        self.keeps_alive = False
+        if self.transport is not None:
+            self.transport.abort()
+
+    def end(self) -> None:
+        """End a tunnel: what was written goes out first, within ``LINGER_S``. Idempotent."""
+        self.is_complete = True
+        self.keeps_alive = False
+        if self.is_open and self.transport is not None:
+            self.transport.close()
+            self._loop.call_later(LINGER_S, self.abort)
+        self._wake()
+
+    def sent(self, first_byte_s: float) -> None:
+        """The pump is done: from now on the upstream's silence is its own."""
+        self.is_sending = False
+        if self._body_waiter is not None:
+            patience_s = self.idle_s if self.has_head else first_byte_s
+            self.deadline = min(self._loop.time() + patience_s, self.total_until)
+
+    def touch(self) -> None:
+        """Something moved in the other direction of a tunnel."""
+        self.deadline = min(self._loop.time() + self.idle_s, self.total_until)
+
+    def _wake(self) -> None:
+        consumer = self._consumer
+        if consumer is not None and (self.has_head or self.failure is not None):
+            self._consumer = None
+            self.deadline = self.total_until
+            consumer.arrived()
+            return
+        # A future that is done was cancelled with its client, a loop turn before its owner's ``finally`` gets to run.
+        waiter = self._body_waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _wake_writer(self) -> None:
+        self._is_writing_paused = False
+        waiter = self._drain_waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+        if self.on_resume_writing is not None:
+            self.on_resume_writing()
+
+    # -- asyncio.Protocol --------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+
+    def data_received(self, data: bytes) -> None:
+        if not self.is_taken or self.is_complete:
+            # Nobody asked: an answer to no request, which would be given to the next one.
+            self.abort()
+            return
+        if self.has_head and self.status == 101:
+            self._add(data)
+            self._wake()
+            return
+        self._framing_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade as upgrade:
+            self._add(data[upgrade.args[0] :])
+        except HttpParserError:
+            if not self.is_complete:
+                self.fail(ForwardFailed(Reason.UPSTREAM_GARBLED, GARBLED))
+                return
+            self.abort()
+        if self._framing_bytes > HEAD_LIMIT_BYTES and not self.is_complete:
+            self._bound_framing()
+        self._wake()
+
+    def _bound_framing(self) -> None:
+        """The parser keeps an unfinished field in memory: a head or trailer that never ends must be cut from out here."""
+        if self._body_was:
+            self._framing_bytes = self._body_was = 0
+            return
+        self.fail(ForwardFailed(Reason.UPSTREAM_GARBLED, GARBLED))
+
+    def eof_received(self) -> None:
+        if self.is_taken and self.has_head and not self.is_complete and (self._to_eof or self.status == 101):
+            self.is_complete = True
+            self.keeps_alive = False
+            self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        self._parser = None
+        if self.is_taken and not self.is_complete and self.failure is None:
+            is_untouched = not self.has_head and self._framing_bytes == 0
+            self.failure = ForwardFailed(Reason.UPSTREAM_CLOSED, CLOSED, is_untouched=is_untouched)
+        self._wake()
+        self._wake_writer()
+        self.on_resume_writing = None
+        self._keeper.lost(self)
+
+    def pause_writing(self) -> None:
+        self._is_writing_paused = True
+
+    def resume_writing(self) -> None:
+        self._wake_writer()
+
+    @property
+    def is_writing_paused(self) -> bool:
+        return self._is_writing_paused
+
+    # -- callbacks of the parser -----------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if self.is_complete:
+            self._refuse_excess()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.has_head:
+            return  # a trailer: dropped, because fields that were judged in the head could come again in here
+        size = len(name)
+        if size == 17 and name.lower() == b"transfer-encoding":
+            # Only one coding is understood, and only said once: any other body would be passed on without its coding.
+            if self._to_eof or value.rstrip(_BLANKS).lower() != b"chunked":
+                raise ValueError(value)
+            self._to_eof = True
+        elif size == 14 and name.lower() == b"content-length":
+            value = value.rstrip(_BLANKS)  # llhttp strips in front only (RFC 9112 section 5.1)
+            self.content_length = int(value)
+        self.fields.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        if self.is_complete:
+            self._refuse_excess()
+            return
+        parser = self._parser
+        status: int = parser.get_status_code()
+        if status < 200 and (status != 101 or not self._upgrades):
+            if status < 100 or status == 101:
+                raise ValueError(status)
+            self.fields = []
+            self.content_length = None
+            return
+        if status > 599 or parser.get_http_version() not in {"1.1", "1.0"}:
+            raise ValueError(status)
+        if (
+            self._framing_bytes > HEAD_LIMIT_BYTES
+            and sum(len(n) + len(v) + 4 for n, v in self.fields) > HEAD_LIMIT_BYTES
+        ):
+            raise ValueError(status)
+        self.status = status
+        self.has_head = True
+        self.keeps_alive = parser.should_keep_alive()
+        is_chunked = self._to_eof
+        self._to_eof = not is_chunked and self.content_length is None and status not in {204, 304, 101}
+        if self._is_head_request:
+            # llhttp cannot be told that this answer has no body: end here, and read the next one with a fresh parser.
+            self._to_eof = False
+            self.is_complete = True
+            self._parser = HttpResponseParser(self)
+
+    def on_body(self, data: bytes) -> None:
+        if self.is_complete:
+            self._refuse_excess()
+            return
+        self._body_was += len(data)
+        self._add(data)
+
+    def on_message_complete(self) -> None:
+        if self.has_head and self.status != 101:
+            self.is_complete = True
+
+    def _add(self, data: bytes) -> None:
+        if not data:
+            return
+        self._pieces.append(data)
+        self._pieces_bytes += len(data)
+        if self._pieces_bytes > READ_HIGH_BYTES and not self._is_reading_paused and self.transport is not None:
+            self._is_reading_paused = True
+            self.transport.pause_reading()
+
+    def _refuse_excess(self) -> None:
+        """Bytes after the whole answer, in one segment with it: it stands, but the connection is at its end."""
+        self.abort()
