@@ -112,6 +112,7 @@ _OURS: Final = frozenset(
         "x-rewrite-url",
         "x-scope-orgid",
         "x-callback-url",
+        "dpop",  # a proof made for Portero, not for the function (AP-R55)
         # Policy judges the method as sent; a framework that obeys one of these would run another.
         "x-http-method",
         "x-http-method-override",

@@ -51,6 +51,7 @@ SPOOFABLE = [
     "X-Callback-Url",
     "X-Request-Id",
     "X-HTTP-Method-Override",
+    "DPoP",
 ]
 HOP_BY_HOP = ["Keep-Alive", "Proxy-Connection", "Proxy-Authorization", "TE", "Trailer", "HTTP2-Settings"]
 
