@@ -14,14 +14,13 @@ Refuses to know how callers are identified, what a condition looks at, and that 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from policies.decision import Challenge, Deny, Reason, RuleRef
 from policies.principal import ANONYMOUS_PROVIDER, SERVICE_ACCOUNT_PROVIDER, Principal
 from policies.rbac_table import DENY_MASK, BindingInput, DenyInput, GrantInput, RoleInput, build_table
 from policies.request import AccessRequest
-from policies.tables import Facts, PatternRules, Place, RbacTable, RuleIndex, RuleSpec
+from policies.tables import Facts, Matching, PatternRules, Place, RbacTable, RuleIndex, RuleSpec
 
 MEMO_NAMES: Final = 4096
 """Function names remembered per index. Callers choose them: at the bound the memo starts anew (some 0.5 MB)."""
@@ -29,14 +28,18 @@ MEMO_NAMES: Final = 4096
 _THE_DENY: Final = DENY_MASK.bit_length()
 
 
-@dataclass(frozen=True, slots=True)
-class Granted:
-    """Policy allows. ``rule`` is None where no rule was needed: a public function."""
+class Granted(NamedTuple):
+    """
+    Policy allows. ``rule`` is None where no rule was needed: a public function.
+
+    A NamedTuple because one is made per request (0.2 us against 0.5 us, frozen).
+    """
 
     rule: RuleRef | None
 
 
 _PUBLIC: Final = Granted(None)
+_NO_RULES: Final = Matching((), ())
 
 
 def may(
@@ -57,44 +60,39 @@ def may(
         return Challenge(Reason.CREDENTIAL_MISSING, tenant=place.tenant.name)
 
     table = place.tenant.rbac
+    index = table.rules.get(action)
+    if index is None:
+        return _PUBLIC if is_public else _denied(place, None)
     function = place.function
+    matching = index.exact.get(function) or index.memo.get(function) or rules_for(index, function)
     method = request.method
-    index = table.deny.get(action)
-    if index is not None:
-        matching = index.memo.get(function)
-        if matching is None:
-            matching = rules_for(index, function)
+    if matching.deny:
         has_conditions = 0
-        for rules in matching:
+        for rules in matching.deny:
             holders = rules.by_method.get(method, rules.any_method)
             if holders.mask:
                 return _denied(place, holders.refs[_THE_DENY])
             has_conditions |= rules.conditional_mask
         if has_conditions:
             facts = Facts(request, principal, function, place.path, now)
-            denying = _conditional(matching, DENY_MASK, facts, on_unknown=True)
+            denying = _conditional(matching.deny, DENY_MASK, facts, on_unknown=True)
             if denying is not None:
                 return _denied(place, denying)
     if is_public:
         return _PUBLIC
 
-    index = table.allow.get(action)
-    if index is not None:
-        mask = principal.role_mask if principal.role_table is table else role_mask(table, principal)
-        matching = index.memo.get(function)
-        if matching is None:
-            matching = rules_for(index, function)
-        has_conditions = 0
-        for rules in matching:
-            holders = rules.by_method.get(method, rules.any_method)
-            if hit := holders.mask & mask:
-                return Granted(holders.refs[hit.bit_length()])
-            has_conditions |= rules.conditional_mask
-        if has_conditions & mask:
-            facts = Facts(request, principal, function, place.path, now)
-            allowing = _conditional(matching, mask, facts, on_unknown=False)
-            if allowing is not None:
-                return Granted(allowing)
+    mask = principal.role_mask if principal.role_table is table else role_mask(table, principal)
+    has_conditions = 0
+    for rules in matching.allow:
+        holders = rules.by_method.get(method, rules.any_method)
+        if hit := holders.mask & mask:
+            return Granted(holders.sole or holders.refs[hit.bit_length()])
+        has_conditions |= rules.conditional_mask
+    if has_conditions & mask:
+        facts = Facts(request, principal, function, place.path, now)
+        allowing = _conditional(matching.allow, mask, facts, on_unknown=False)
+        if allowing is not None:
+            return Granted(allowing)
     return _denied(place, None)
 
 
@@ -123,17 +121,22 @@ def role_mask(table: RbacTable, principal: Principal) -> int:
     return mask
 
 
-def rules_for(index: RuleIndex, function: str) -> tuple[PatternRules, ...]:
-    """The rules whose pattern matches ``function``, most specific pattern first; remembered within bounds."""
-    found = [index.exact[function]] if function in index.exact else []
-    for length in index.prefix_lengths:
-        rules = index.prefixes.get(function[:length])
-        if rules is not None and length <= len(function):
-            found.append(rules)
-    if len(index.memo) >= MEMO_NAMES:
-        index.memo.clear()
-    index.memo[function] = answer = tuple(found)
-    return answer
+def rules_for(index: RuleIndex, function: str) -> Matching:
+    """The rules whose pattern matches ``function``; remembered within bounds."""
+    matching = index.exact.get(function) or index.memo.get(function)
+    if matching is None:
+        prefixes = index.prefixes
+        for length in index.prefix_lengths:
+            # Cut beyond its end a name is itself: found early, and still its longest prefix.
+            matching = prefixes.get(function[:length])
+            if matching is not None:
+                break
+        else:
+            matching = _NO_RULES
+        if len(index.memo) >= MEMO_NAMES:
+            index.memo.clear()
+        index.memo[function] = matching
+    return matching
 
 
 def conditional_rules(rules: PatternRules, mask: int) -> Iterator[RuleSpec]:

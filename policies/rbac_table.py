@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from policies.decision import RuleRef
-from policies.tables import ACTIONS, Condition, Holders, Pattern, PatternRules, RbacTable, RuleIndex, RuleSpec
+from policies.tables import ACTIONS, Condition, Holders, Matching, Pattern, PatternRules, RbacTable, RuleIndex, RuleSpec
 
 DENY_MASK: Final = 1
 """Deny rules bind everybody: in their index there is one "role", and everybody holds it."""
@@ -70,13 +70,13 @@ def build_table(roles: Sequence[RoleInput], bindings: Sequence[BindingInput], de
     closures = _closures(roles, bits)
     by_subject, by_group, by_email, by_account = _holders_of(bindings, closures)
 
-    allow = _IndexBuilder()
+    allow: _Rules = {}
     for role in roles:
         for grant in role.allow:
-            allow.add(grant, bits[role.name])
-    forbid = _IndexBuilder()
+            _add(allow, grant, bits[role.name])
+    forbid: _Rules = {}
     for rule in deny:
-        forbid.add(rule, DENY_MASK)
+        _add(forbid, rule, DENY_MASK)
     return RbacTable(
         role_names=names,
         role_closures=closures,
@@ -84,8 +84,7 @@ def build_table(roles: Sequence[RoleInput], bindings: Sequence[BindingInput], de
         by_group=by_group,
         by_email=by_email,
         by_service_account=by_account,
-        allow=allow.build(),
-        deny=forbid.build(),
+        rules={action: _index(allow.get(action, {}), forbid.get(action, {})) for action in {*allow, *forbid}},
         bindings=tuple(bindings),
     )
 
@@ -172,43 +171,67 @@ class _PatternBuilder:
                 merged[bit] = _least(merged[bit], ref) if bit in merged else ref
             by_method[str(method)] = _holders(merged)
         return PatternRules(
-            by_method=by_method,
+            by_method=by_method or _NONE,
             any_method=_holders(for_any),
             conditional={
                 bit.bit_length(): tuple(sorted(rules, key=lambda rule: (rule.ref.id, rule.ref.where)))
                 for bit, rules in self.conditional.items()
-            },
+            }
+            or _NONE,
             conditional_mask=_union(self.conditional),
         )
 
 
-class _IndexBuilder:
-    """Collects the rules of one effect, by action and pattern."""
-
-    def __init__(self) -> None:
-        self.actions: dict[str, dict[Pattern, _PatternBuilder]] = defaultdict(lambda: defaultdict(_PatternBuilder))
-
-    def add(self, rule: GrantInput | DenyInput, bit: int) -> None:
-        for action in ACTIONS if "*" in rule.actions else rule.actions:
-            patterns = self.actions[action]
-            for pattern in rule.functions:
-                patterns[pattern].add(rule, bit)
-
-    def build(self) -> dict[str, RuleIndex]:
-        indices = {}
-        for action, patterns in self.actions.items():
-            exact = {pattern.text: rules.build() for pattern, rules in patterns.items() if not pattern.is_prefix}
-            prefixes = {pattern.text: rules.build() for pattern, rules in patterns.items() if pattern.is_prefix}
-            lengths = tuple(sorted({len(text) for text in prefixes}, reverse=True))
-            indices[action] = RuleIndex(exact, prefixes, lengths)
-        return indices
+_Rules = dict[str, dict[Pattern, _PatternBuilder]]
+"""The rules of one effect, by action and pattern."""
 
 
-_NOBODY: Final = Holders(0, {})
+def _add(rules: _Rules, rule: GrantInput | DenyInput, bit: int) -> None:
+    for action in ACTIONS if "*" in rule.actions else rule.actions:
+        patterns = rules.setdefault(action, {})
+        for pattern in rule.functions:
+            builder = patterns.get(pattern)
+            if builder is None:
+                builder = patterns[pattern] = _PatternBuilder()
+            builder.add(rule, bit)
+
+
+def _index(allow: dict[Pattern, _PatternBuilder], forbid: dict[Pattern, _PatternBuilder]) -> RuleIndex:
+    effects = [{pattern: rules.build() for pattern, rules in patterns.items()} for patterns in (forbid, allow)]
+    patterns = {*allow, *forbid}
+    lengths = tuple(sorted({len(pattern.text) for pattern in patterns if pattern.is_prefix}, reverse=True))
+
+    known: dict[tuple[int, ...], tuple[PatternRules, ...]] = {}
+
+    def chain(built: dict[Pattern, PatternRules], wanted: list[Pattern]) -> tuple[PatternRules, ...]:
+        """Equal chains are one value: most names have no deny rule of their own, and what is shared stays in cache."""
+        found = tuple([built[pattern] for pattern in wanted if pattern in built])
+        return known.setdefault(tuple(map(id, found)), found)
+
+    def matching(pattern: Pattern) -> Matching:
+        """The pattern's own rules, then those of every prefix of it, longest first."""
+        text = pattern.text
+        shorter = [Pattern(text[:length], is_prefix=True) for length in lengths if length <= len(text)]
+        wanted = shorter if pattern.is_prefix else [pattern, *shorter]
+        return Matching(*(chain(built, wanted) for built in effects))
+
+    return RuleIndex(
+        {pattern.text: matching(pattern) for pattern in patterns if not pattern.is_prefix},
+        {pattern.text: matching(pattern) for pattern in patterns if pattern.is_prefix},
+        lengths,
+    )
+
+
+_NONE: Final[dict[Any, Any]] = {}
+"""Shared by all that have none: it stays in the processor's cache."""
+_NOBODY: Final = Holders(0, None, _NONE)
 
 
 def _holders(refs: Mapping[int, RuleRef]) -> Holders:
-    return Holders(_union(refs), {bit.bit_length(): ref for bit, ref in refs.items()}) if refs else _NOBODY
+    if not refs:
+        return _NOBODY
+    sole = next(iter(refs.values())) if len(refs) == 1 else None
+    return Holders(_union(refs), sole, {bit.bit_length(): ref for bit, ref in refs.items()})
 
 
 def _union(bits: Iterable[int]) -> int:

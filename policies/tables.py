@@ -202,6 +202,8 @@ class Holders(NamedTuple):
 
     mask: int
     """Bits of the roles that hold such a rule (allow); 1 when there is one (deny, which knows no roles)."""
+    sole: RuleRef | None
+    """The rule when there is but one: two reads of memory less than by ``refs``."""
     refs: Mapping[int, RuleRef]
     """``bit_length`` of a role's bit -> its rule; of several the one with the least id, so that order never matters."""
 
@@ -239,7 +241,7 @@ class FunctionTable:
     exact: Mapping[str, FunctionSpec]
     prefixes: tuple[FunctionSpec, ...]
     """Longest first; ``*`` last."""
-    memo: dict[str, FunctionSpec] = field(default_factory=dict)
+    memo: dict[str, FunctionSpec] = field(default_factory=dict, init=False, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,9 +284,8 @@ class RbacTable:
     by_email: Mapping[str, int]
     """Lower case."""
     by_service_account: Mapping[str, int]
-    allow: Mapping[str, RuleIndex]
+    rules: Mapping[str, RuleIndex]
     """Action -> index."""
-    deny: Mapping[str, RuleIndex]
     bindings: tuple[BindingInput, ...] = ()
     """As written, for ``explain``."""
     refusals: dict[RuleRef | None, Deny] = field(default_factory=dict)
@@ -304,22 +305,29 @@ class PatternRules:
     conditional_mask: int
 
 
+class Matching(NamedTuple):
+    """The rules of every pattern that matches one name, most specific pattern first."""
+
+    deny: tuple[PatternRules, ...]
+    allow: tuple[PatternRules, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class RuleIndex:
     """
-    Rules of one action and effect by function pattern.
+    Rules of one action by function pattern, both effects at once.
 
-    Each value is a whole chain: the rules of the pattern itself and of every shorter one that matches whatever it
-    matches, most specific first. So a function that a rule names is found by one probe, any other by its longest prefix.
+    A value holds what its own pattern says and what every shorter pattern says that matches whatever it matches. So a
+    function that a rule names is found by one probe, any other by its longest prefix.
     """
 
-    exact: Mapping[str, tuple[PatternRules, ...]]
-    prefixes: Mapping[str, tuple[PatternRules, ...]]
-    """``""`` holds the rules of ``*``."""
+    exact: Mapping[str, Matching]
+    prefixes: Mapping[str, Matching]
+    """``""`` is ``*``."""
     prefix_lengths: tuple[int, ...]
     """The distinct lengths that occur in ``prefixes``, longest first: one dict probe each."""
-    memo: dict[str, tuple[PatternRules, ...]] = field(default_factory=dict)
-    """Chains of functions that no rule names. Callers choose the names, so ``rbac.py`` bounds it."""
+    memo: dict[str, Matching] = field(default_factory=dict)
+    """Functions that no rule names. Callers choose the names, so ``rbac.py`` bounds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,7 +345,7 @@ class PolicySet:
     trusted_peers: tuple[str, ...]
     """CIDRs that may speak X-Forwarded-*."""
     rule_count: int = 0
-    places: dict[str, dict[tuple[str, str], Place]] = field(default_factory=dict, compare=False, repr=False)
+    places: dict[str, dict[tuple[str, str], Place]] = field(default_factory=dict, init=False, compare=False, repr=False)
     """
     ``tenancy.resolve``'s memo, by tenant, then (method, path); bounded. It stands here and not in the tenant's table,
     because a place refers to its tenant: a cycle would keep an old generation alive behind ``gc.freeze``.

@@ -12,7 +12,7 @@ from policies.decision import Challenge, Deny, Reason, RuleRef
 from policies.principal import SERVICE_ACCOUNT_PROVIDER, Principal
 from policies.rbac import BindingInput, conditional_rules, role_mask, rules_for
 from policies.rbac_table import DENY_MASK
-from policies.tables import Facts, Place, RbacTable, RuleIndex, RuleSpec
+from policies.tables import Facts, Matching, PatternRules, Place, RbacTable, RuleSpec
 
 _MOST: Final = 8
 """Names that one line shows; the rest is counted."""
@@ -33,7 +33,7 @@ def why_not(place: Place, refusal: Challenge | Deny, facts: Facts, action: str) 
     table = place.tenant.rbac
     if isinstance(refusal, Deny) and refusal.rule is not None:
         yield f"deny rule {ref(refusal.rule)} matches, and wins over every role"
-        for rule in _conditional(table.deny.get(action), facts, DENY_MASK):
+        for rule in _conditional(_matching(table, action, facts).deny, facts, DENY_MASK):
             if rule.ref == refusal.rule:
                 yield f"its condition {_outcome(rule, facts)}"
         return
@@ -42,19 +42,17 @@ def why_not(place: Place, refusal: Challenge | Deny, facts: Facts, action: str) 
     else:
         who = facts.principal.sub or "the caller"
         yield f"no role of {who} holds {action} on {place.function} for {facts.request.method}"
-        for rule in _conditional(table.allow.get(action), facts, role_mask(table, facts.principal)):
+        held = role_mask(table, facts.principal)
+        for rule in _conditional(_matching(table, action, facts).allow, facts, held):
             yield f"rule {ref(rule.ref)} would allow it, but its condition {_outcome(rule, facts)}"
     roles = list(_roles_that_would(table, facts, action))
     yield f"roles that would: {few(roles)}" if roles else "no role of this tenant would"
 
 
 def _roles_that_would(table: RbacTable, facts: Facts, action: str) -> Iterator[str]:
-    index = table.allow.get(action)
-    if index is None:
-        return
     found: dict[int, str] = {}
     method = facts.request.method
-    for rules in rules_for(index, facts.function):
+    for rules in _matching(table, action, facts).allow:
         for bit, ref in rules.by_method.get(method, rules.any_method).refs.items():
             found.setdefault(bit, f"{table.role_names[bit - 1]} ({ref.where})")
         for bit, conditional in rules.conditional.items():
@@ -68,11 +66,14 @@ def _roles_that_would(table: RbacTable, facts: Facts, action: str) -> Iterator[s
         yield found[bit]
 
 
-def _conditional(index: RuleIndex | None, facts: Facts, mask: int) -> Iterator[RuleSpec]:
+def _matching(table: RbacTable, action: str, facts: Facts) -> Matching:
+    index = table.rules.get(action)
+    return Matching((), ()) if index is None else rules_for(index, facts.function)
+
+
+def _conditional(matching: tuple[PatternRules, ...], facts: Facts, mask: int) -> Iterator[RuleSpec]:
     """The conditional rules of the function, method and ``mask``."""
-    if index is None:
-        return
-    for rules in rules_for(index, facts.function):
+    for rules in matching:
         for rule in conditional_rules(rules, mask):
             if rule.methods is None or facts.request.method in rule.methods:
                 yield rule

@@ -213,7 +213,7 @@ def test_the_memo_of_names_is_bounded_and_harmless() -> None:
     ana = Principal("login", "ana", groups=frozenset({"analysts"}))
     for n in range(3 * MEMO_NAMES):
         may(place_of(tenant, f"geo-{n}"), ana, request_of(), "invoke", 0.0)
-    assert all(len(index.memo) <= MEMO_NAMES for index in (*tenant.rbac.allow.values(), *tenant.rbac.deny.values()))
+    assert all(len(index.memo) <= MEMO_NAMES for index in tenant.rbac.rules.values())
     assert isinstance(may(place_of(tenant, "geo-1"), ana, request_of(), "invoke", 0.0), Granted)
     assert isinstance(may(place_of(tenant, "toto"), ana, request_of(), "invoke", 0.0), Deny)
 
