@@ -68,7 +68,7 @@ def demo(context: click.Context, listen: Address | None, admin: Address | None, 
         status = _run(_tour(console, listen or ("127.0.0.1", 0), admin or ("127.0.0.1", 0)))
     else:
         status = _run(_serve(console, listen or ("127.0.0.1", 8088), admin or ("127.0.0.1", 8089)))
-    context.exit(status)
+    sys.exit(status)  # also where the caller takes the command without click's own exit
 
 
 @demo.command(epilog='Example: curl -H "Authorization: Bearer $(portero demo token --tenant acme --as ana)" ...')
