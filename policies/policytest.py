@@ -62,7 +62,6 @@ def _enforced(policies: PolicySet) -> PolicySet:
         tenants=tenants,
         hosts={host: tenants[tenant.name] for host, tenant in policies.hosts.items()},
         wildcard_hosts={suffix: tenants[tenant.name] for suffix, tenant in policies.wildcard_hosts.items()},
-        places={},
     )
 
 
