@@ -1,7 +1,8 @@
 """
 When Redis is down: no request fails, waits long or gets more than its share; and when it is back, it is used again.
 
-A machine of two cores that others use too makes some of these times loose; the bounds are those that a caller notices.
+Bounds are those that a caller notices; what this process was late by itself (``Load.lag_s``) is not held against the
+store.
 """
 
 from __future__ import annotations
@@ -33,7 +34,16 @@ class Load:
         self.answers: list[Spent] = []
         self._store = store
         self._check = one
+        self.lag_s = 0.0
+        """The longest time by which this process itself was late: what others on the machine cost, not the store."""
         self._tasks = [asyncio.ensure_future(self._caller()) for _ in range(16)]
+        self._tasks.append(asyncio.ensure_future(self._watch()))
+
+    async def _watch(self) -> None:
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(0.002)
+            self.lag_s = max(self.lag_s, time.monotonic() - began - 0.002)
 
     async def _caller(self) -> None:
         while True:
@@ -103,10 +113,10 @@ async def test_killed_under_load(own_redis: RedisServer) -> None:
     async with loaded(own_redis) as (store, load, metrics):
         assert metrics.limit_store_is_degraded.value() == 0
         killed = time.monotonic()
-        own_redis.kill()
+        await asyncio.to_thread(own_redis.kill)
         await until(store, is_degraded=True, within_s=1)
         await asyncio.sleep(0.7)
-        assert max(load.since(killed)) <= 0.060
+        assert max(load.since(killed)) <= 0.060 + load.lag_s
         after = sorted(load.since(killed + 0.1))
         assert len(after) > 500
         assert after[int(len(after) * 0.99)] <= 0.002
@@ -127,7 +137,7 @@ async def test_frozen_under_load(own_redis: RedisServer) -> None:
         await until(store, is_degraded=True, within_s=1)
         degraded = time.monotonic()
         await asyncio.sleep(1.5)
-        assert max(load.since(frozen - 0.01)) <= 0.075  # 55 ms by our timers, and what two busy cores add
+        assert max(load.since(frozen - 0.01)) <= 0.060 + load.lag_s
         after = sorted(load.since(degraded))
         assert len(after) > 1000
         assert after[int(len(after) * 0.99)] <= 0.002
