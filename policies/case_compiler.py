@@ -45,7 +45,7 @@ def _check_case(source: Source[TestDocument], index: int, case: Case, findings: 
     if case.reason is not None:
         if case.expect == "allow":
             findings.mistake_of_key(
-                source, "an allow has no reason; expected one with expect: deny only", *path, "reason"
+                source, "an allow has no reason; expected one beside a refusal only", *path, "reason"
             )
         elif case.reason not in _REASONS:
             findings.mistake(source, unknown("reason", case.reason, _REASONS), *path, "reason")

@@ -13,14 +13,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from itertools import islice
+from typing import Any, Final, Generic, TypeVar
 
 from pydantic import ValidationError
 
 from policies.errors import Mistake, PolicyError
 from policies.model import Part, PlatformDocument, TenantDocument, TestDocument
+from policies.positions import Path, Spot, line_and_column, spot_of
 from policies.shape import misshapen
-from policies.yaml_reader import Path, Reading, Spot, line_and_column, read, spot_of
+from policies.yaml_reader import Reading, read
 
 PLATFORM_FILE: Final = "platform.yaml"
 MAX_MISTAKES: Final = 200
@@ -149,8 +151,9 @@ def _source(file: str, content: bytes, model: type[DocumentT], mistakes: list[Mi
             ]
     if len(found) > MAX_MISTAKES:
         found.sort()
-        rest = len(found) - MAX_MISTAKES
-        found[MAX_MISTAKES:] = [Mistake(file, found[-1].line, found[-1].column, f"and {rest} mistakes more")]
+        found[MAX_MISTAKES:] = [
+            Mistake(file, found[-1].line, found[-1].column, "and more mistakes, which are not shown")
+        ]
     mistakes += found
     return Source(file, document, reading.spot) if document is not None and not found else None
 
@@ -161,5 +164,33 @@ def _may_be_null(path: Path, model: type[Part]) -> bool:
 
 
 def _mistakes_of(file: str, reading: Reading, model: type[Part], error: ValidationError) -> Iterator[Mistake]:
+    """What pydantic found; of a file that is wrong in thousands of places only what its first items show."""
+    count = error.error_count()
+    if count > _MANY:
+        try:
+            model.model_validate(_beginning(reading.value))
+        except ValidationError as of_beginning:
+            error = of_beginning
+        else:
+            yield Mistake(file, 1, 1, f"{count} mistakes, none of them among the first {MAX_MISTAKES} of a list")
+            return
+    at = (1, 1)
     for path, message, is_at_key in misshapen(model, error):
-        yield Mistake(file, *spot_of(reading.spot, path, of_key=is_at_key), message)
+        at = spot_of(reading.spot, path, of_key=is_at_key)
+        yield Mistake(file, *at, message)
+    if count > _MANY:
+        yield Mistake(file, *at, _MORE)
+
+
+_MORE: Final = "and more mistakes, which are not shown"
+_MANY: Final = 2000
+"""Pydantic hands out all its errors or none, some 2 KiB each: half a million would take a gigabyte."""
+
+
+def _beginning(value: Any) -> Any:
+    """``value`` with the first items of each list and mapping. No deeper than files may be nested."""
+    if isinstance(value, list):
+        return [_beginning(item) for item in value[:MAX_MISTAKES]]
+    if isinstance(value, dict):
+        return {key: _beginning(item) for key, item in islice(value.items(), MAX_MISTAKES)}
+    return value

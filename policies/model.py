@@ -9,6 +9,8 @@ Lists are tuples and models are frozen: a document is a value, may travel betwee
 texts under the fields are also what an editor shows, by way of the JSON Schema: they speak to operators.
 """
 
+# Longer than other modules: one declaration that reads from top to bottom as the format does.
+
 from __future__ import annotations
 
 from functools import cache
@@ -287,7 +289,7 @@ class Function(Part):
     cold_start: ColdStartEntry = ColdStartEntry()
     """What happens to requests while it wakes."""
     timeouts: TimeoutsEntry = TimeoutsEntry()
-    """How long a request may take."""
+    """Bounds on the time of a request."""
     max_body: BodySize = "10MiB"
     """Largest request body."""
     direct: StrictBool = True
@@ -325,7 +327,7 @@ class Route(Part):
     enabled: StrictBool = True
     """false: 404, and no shorter route takes its place."""
     cors: Cors | None = None
-    """Cross-origin access by browsers."""
+    """Pages of which other origins may call it."""
 
 
 class Grant(Part):

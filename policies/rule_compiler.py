@@ -6,8 +6,9 @@ What the rules mean once they are in the table is ``rbac.py``'s; this module ref
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from difflib import get_close_matches
+from itertools import islice
 from typing import Final, Literal, NamedTuple
 
 from policies.conditions import ConditionError, compile_conditions
@@ -25,6 +26,10 @@ Effect = Literal["allow", "deny"]
 
 _LONGEST_LOOP: Final = 8
 """Names of an include cycle that a message shows."""
+_MOST_LOOPS: Final = 20
+"""Cycles reported; where everything includes everything there are more than anybody could wait for."""
+_MOST_NAMES: Final = 100
+"""Names among which a similar one is looked for: comparing costs some 10 us a name."""
 
 
 class RuleInputs(NamedTuple):
@@ -143,7 +148,7 @@ def _check_includes(source: Source[TenantDocument], findings: Findings) -> None:
                 findings.mistake(source, unknown("role", other, roles), "roles", name, "includes", index)
         if not role.allow and not role.includes:
             findings.warning_of_key(source, f"the role {name!r} allows nothing", "roles", name)
-    for loop in _loops({name: role.includes for name, role in roles.items()}):
+    for loop in islice(_loops({name: role.includes for name, role in roles.items()}), _MOST_LOOPS):
         shown = loop if len(loop) <= _LONGEST_LOOP else [*loop[: _LONGEST_LOOP - 1], "…"]
         path = ("roles", loop[0], "includes", roles[loop[0]].includes.index(loop[1 % len(loop)]))
         findings.mistake(source, f"roles include each other in a circle: {' -> '.join([*shown, loop[0]])}", *path)
@@ -235,13 +240,14 @@ def _check_bindings(source: Source[TenantDocument], findings: Findings) -> None:
             findings.warning(source, f"the binding {binding.id!r} names nobody", "bindings", i)
 
 
-def unknown(noun: str, name: str, known: object) -> str:
+def unknown(noun: str, name: str, known: Collection[str]) -> str:
     """The message for a name that nothing has."""
-    names = sorted(map(str, known)) if isinstance(known, dict | list | tuple) else []
-    if not names:
+    if not known:
         return f"the {noun} {name!r} is unknown; none is defined"
-    near = get_close_matches(name, names, 1)
+    if len(known) > _MOST_NAMES:
+        return f"the {noun} {name!r} is unknown; it is none of the {len(known)} that are defined"
+    near = get_close_matches(name, known, 1)
     if near:
         return f"the {noun} {name!r} is unknown; did you mean {near[0]!r}?"
-    shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+    shown = ", ".join(sorted(known)[:8]) + (", …" if len(known) > 8 else "")
     return f"the {noun} {name!r} is unknown; expected one of {shown}"

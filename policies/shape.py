@@ -15,8 +15,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from policies.model import AS_MAPPING, AS_TEXT, Part
+from policies.positions import Path
 from policies.quantities import EXPECTED
-from policies.yaml_reader import Path
 
 _TAGS: Final = frozenset({AS_TEXT, AS_MAPPING})
 _KEY: Final = "[key]"

@@ -26,31 +26,16 @@ from yaml.events import (
     SequenceStartEvent,
 )
 
+from policies.positions import Path, Spot, Spots, line_and_column, position
+
 MAX_BYTES: Final = 8 * 1024 * 1024
 """One file; 10,000 rules are about 1.3 MiB."""
 MAX_DEPTH: Final = 64
 """Nested lists and mappings; the format itself needs 8."""
-MAX_NODES: Final = 1_000_000
+MAX_NODES: Final = 500_000
 """Values of one file, keys included: bounds memory, which is some 200 bytes a value, not a byte a byte."""
 MAX_DIGITS: Final = 18
 """Of a number: what fits 64 bits everywhere."""
-
-_COLUMN_BITS: Final = 24
-"""A position is one int, ``line << 24 | column``, both 1-based: a file is smaller than 2**24 bytes."""
-
-
-class Spots(NamedTuple):
-    """Where a list or mapping and everything in it stands; a scalar's spot is its position alone."""
-
-    at: int
-    keys: dict[str, int] | None
-    """Positions of a mapping's keys; None for a list."""
-    items: dict[str, Any] | list[Any]
-    """The spots of the values, by key or in order."""
-
-
-Spot = int | Spots
-Path = tuple[str | int, ...]
 
 
 class Flaw(NamedTuple):
@@ -71,40 +56,6 @@ class Reading(NamedTuple):
     """Where nothing stands, with its position: what that means is the reader's question."""
     is_broken_off: bool
     """Nothing is known of what follows the last flaw."""
-
-
-def position(line: int, column: int) -> int:
-    return line << _COLUMN_BITS | column
-
-
-def line_and_column(at: int) -> tuple[int, int]:
-    return at >> _COLUMN_BITS, at & ((1 << _COLUMN_BITS) - 1)
-
-
-def spot_of(spot: Spot, path: Path, *, of_key: bool = False) -> tuple[int, int]:
-    """
-    Line and column of the value at ``path``, or of its key; steps that lead nowhere are passed over.
-
-    So a missing key is found at the mapping that lacks it.
-    """
-    at = spot if isinstance(spot, int) else spot.at
-    for depth, step in enumerate(path, 1):
-        if isinstance(spot, int):
-            break
-        if isinstance(spot.items, dict):
-            if step not in spot.items:
-                continue
-            key_at = (spot.keys or {}).get(str(step), at)
-            spot = spot.items[str(step)]
-            at = key_at if of_key and depth == len(path) else _at(spot)
-        elif isinstance(step, int) and step < len(spot.items):
-            spot = spot.items[step]
-            at = _at(spot)
-    return line_and_column(at)
-
-
-def _at(spot: Spot) -> int:
-    return spot if isinstance(spot, int) else spot.at
 
 
 class _BreakOff(Exception):
@@ -232,9 +183,7 @@ class _Builder:
             frame = self._stack[-1] if self._stack else None
             if frame is not None and frame.keys is not None and frame.key is None and not frame.is_ignored:
                 raise _BreakOff(mark, "a list or mapping cannot be a key; expected text")
-            self._stack.append(
-                _Frame((mark.line + 1) << _COLUMN_BITS | (mark.column + 1), is_mapping=kind is MappingStartEvent)
-            )
+            self._stack.append(_Frame(position(mark.line + 1, mark.column + 1), is_mapping=kind is MappingStartEvent))
         elif kind is AliasEvent:
             raise _BreakOff(event.start_mark, f"aliases (*{event.anchor}) are refused: write the value out; quote a *")
         elif kind is DocumentStartEvent:
@@ -260,7 +209,7 @@ class _Builder:
     def _scalar(self, event: Any) -> None:
         self._refuse_extras(event)
         mark = event.start_mark
-        at = (mark.line + 1) << _COLUMN_BITS | (mark.column + 1)
+        at = position(mark.line + 1, mark.column + 1)
         value: Any = event.value
         is_plain = event.implicit[0]
         if is_plain and (not value or value[0] in _NOT_ALWAYS_TEXT):

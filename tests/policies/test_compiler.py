@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,9 @@ from policies.decision import RuleRef
 from policies.documents import parse
 from policies.errors import PolicyError
 from policies.findings import Findings
+from policies.policytest import run_tests
+from policies.route_compiler import compile_routes
+from policies.routes import overlaps as overlaps_of_routes
 from policies.rule_compiler import RuleInputs, rule_inputs
 from policies.scope import Claim, Scope, is_within, overlaps, pattern
 from policies.tables import Ceilings, ColdStart, Pattern, RoutePart, TenantTable, Timeouts
@@ -271,6 +276,41 @@ def test_star_ends_where_owning_ends() -> None:
     assert table.limits[0].functions == (Pattern("acme-", is_prefix=True), Pattern("tool", is_prefix=False))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(
+            "roles: {" + ", ".join(f"r{i}: {{includes: [r{i + 1}]}}" for i in range(20_000)) + "}", id="chain"
+        ),
+        pytest.param(
+            "roles: {"
+            + ", ".join(f"r{i}: {{includes: [{', '.join(f'r{j}' for j in range(300))}]}}" for i in range(300))
+            + "}",
+            id="everything includes everything",
+        ),
+        pytest.param(
+            "bindings: [" + ", ".join(f"{{id: b{i}, roles: [x{i}], groups: [g]}}" for i in range(5000)) + "]\n"
+            "roles: {" + ", ".join(f"r{i}: {{}}" for i in range(5000)) + "}",
+            id="many unknown names among many",
+        ),
+        pytest.param(
+            "routes: ["
+            + ", ".join(
+                f"{{id: r{i}, path: /a, function: f, methods: [X{'-'.join('ABCDEFGHIJ'[int(d)] for d in str(i))}]}}"
+                for i in range(5000)
+            )
+            + "]\nroles: {a: {includes: [a]}}",
+            id="many routes of one path",
+        ),
+    ],
+)
+def test_hostile_folder_is_judged_in_time(text: str) -> None:
+    """A tenant's editor cannot keep the check busy: what grows, grows no faster than the file."""
+    began = time.process_time()
+    assert mistakes_of(folder(text + "\n"))
+    assert time.process_time() - began < 5
+
+
 def test_every_mistake_of_every_file_at_once() -> None:
     """Mistakes of form in one file do not hide what is wrong in the others."""
     platform = two_tenants(OURS, THEIRS).replace("faas, namespace: acme", "fass, namespace: acme")
@@ -298,7 +338,7 @@ WHO = "39: expected provider and subject, or service_account; without a caller l
             [WHO, "86: the service account 'ci' is unknown; none is defined"],
         ),
         ("expect: deny, reason: rate-limit", ["57: the reason 'rate-limit' is unknown; did you mean 'rate-limited'?"]),
-        ("expect: allow, reason: x", ["50: an allow has no reason; expected one with expect: deny only"]),
+        ("expect: allow, reason: x", ["50: an allow has no reason; expected one beside a refusal only"]),
     ],
 )
 def test_cases_say_who_asks_and_what_is_expected(case: str, expected: list[str]) -> None:
@@ -369,6 +409,7 @@ def test_examples_compile_without_a_warning() -> None:
     files = {path.name: path.read_bytes() for path in SURVEY.iterdir()}
     policies, warnings = compile_with_warnings(parse(files))
     assert warnings == []
+    assert run_tests(policies, parse(files), now=0.0).mistakes == []
     assert sorted(policies.tenants) == ["acme", "globex"]
     assert policies.hosts["acme.localhost"] is policies.tenants["acme"]
     for name in ("survey-web", "survey-submit"):
@@ -425,7 +466,7 @@ def test_defaults_of_a_silent_tenant() -> None:
     assert (acme.providers, acme.service_accounts, acme.limits) == ((), (), ())
     assert acme.ceilings == Ceilings()
     assert not function_spec(acme.functions, "x").is_public
-    assert acme.rbac.allow == {}
+    assert inputs_of("") == ([], [], [])
 
 
 @pytest.mark.parametrize(
@@ -590,6 +631,32 @@ def test_order_of_files_does_not_matter() -> None:
     """The same files in another order make the same set."""
     files = folder(LOGIN)
     assert compile_files(files) == compile_files(dict(reversed(files.items())))
+
+
+ROUTES = st.lists(
+    st.tuples(
+        st.lists(st.sampled_from(["a", "b", "{x}", "{y}"]), min_size=1, max_size=2, unique=True),
+        st.sampled_from(["", "/", "/*"]),
+        st.sampled_from([None, ["GET"], ["PUT"], ["GET", "PUT"]]),
+    ),
+    max_size=6,
+)
+
+
+@given(ROUTES)
+def test_ambiguous_routes_are_those_that_overlap(routes: list[tuple[list[str], str, list[str] | None]]) -> None:
+    """A pair is refused exactly when some request would take both with equal right."""
+    document = [
+        {"id": f"r{i}", "path": "/" + "/".join(parts) + end, "function": "f"}
+        | ({"methods": methods} if methods else {})
+        for i, (parts, end, methods) in enumerate(routes)
+    ]
+    findings = Findings()
+    source = parse(folder(f"routes: {json.dumps(document)}\n")).tenants[0]
+    specs = compile_routes(source, Scope(None), findings)
+    refused = {i for i, spec in enumerate(specs) if any(overlaps_of_routes(other, spec) for other in specs[:i])}
+    assert {mistake.message.partition(" as ")[0] for mistake in findings.mistakes} <= {"takes the same requests"}
+    assert len(findings.mistakes) == len(refused)
 
 
 # --- scope ----------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from policies.compiler import compile_files, compile_with_warnings
 from policies.documents import parse
 from policies.errors import PolicyError
 from policies.model import schema, schema_of_tests
+from policies.policytest import run_tests
 
 PAGE = (Path(__file__).parents[2] / "policies" / "README.md").read_text()
 FILES = {name: block.encode() for name, block in re.findall(r"```yaml\n# (\S+\.yaml)\n(.*?)```", PAGE, re.DOTALL)}
@@ -27,6 +28,7 @@ def test_files_of_the_page_compile() -> None:
     policies, warnings = compile_with_warnings(parse(FILES))
     assert list(policies.tenants) == ["acme"]
     assert warnings == []
+    assert run_tests(policies, parse(FILES), now=0.0).mistakes == []
 
 
 def test_page_has_mistakes() -> None:
