@@ -95,6 +95,13 @@ class App:
         if self._admin is not None:
             await self._admin.stop()
 
+    @property
+    def parts(self) -> Parts:
+        """What the process is made of, while it runs. Raises: RuntimeError before ``start`` and after ``stop``."""
+        if self._parts is None:
+            raise RuntimeError("the app does not run")
+        return self._parts
+
     def reopen(self) -> None:
         """SIGHUP: the audit file was moved away by a log rotation."""
         if self._parts is not None and self._parts.audit is not None:
