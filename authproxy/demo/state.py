@@ -24,6 +24,7 @@ from policies.errors import PorteroError
 
 CALL_TIMEOUT_S: Final = 30.0
 """Of one call to a demo; falling asleep waits for running requests."""
+HELLO_TIMEOUT_S: Final = 2.0
 MAX_FILE_BYTES: Final = 16 * 1024
 MAX_ANSWER_BYTES: Final = 64 * 1024
 FOLDER_PREFIX: Final = "portero-demo-"
@@ -53,13 +54,15 @@ class RunningDemo:
     folder: str
     """Temporary folder of the demo, which it removes at its end."""
 
-    def call(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    def call(
+        self, path: str, body: dict[str, Any] | None = None, *, timeout_s: float = CALL_TIMEOUT_S
+    ) -> dict[str, Any]:
         """
         Ask the demo. Raises: DemoRefused with the demo's own words; OSError or HTTPException when it is not there.
 
         A plain connection on purpose: a proxy from the environment has no business between two local processes.
         """
-        connection = http.client.HTTPConnection("127.0.0.1", self.control_port, timeout=CALL_TIMEOUT_S)
+        connection = http.client.HTTPConnection("127.0.0.1", self.control_port, timeout=timeout_s)
         try:
             content = None if body is None else json.dumps(body)
             headers = {"Authorization": f"Bearer {self.control_secret}", "Content-Type": "application/json"}
@@ -78,7 +81,9 @@ class RunningDemo:
         """Its process exists and answers to its secret: a process id alone may have gone to somebody else."""
         try:
             os.kill(self.pid, 0)
-            self.call("/")
+            self.call("/", timeout_s=HELLO_TIMEOUT_S)
+        except TimeoutError:
+            return True  # stopped or very busy: it may answer yet, and its file must not be taken from it
         except (OSError, http.client.HTTPException, DemoRefused):
             return False
         return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -99,6 +100,15 @@ def test_demos_that_are_gone_are_removed(control_port: int, folders: Path) -> No
     alive = write_state(demo(control_port))
     assert find_running().pid == os.getpid()
     assert (gone.exists(), impostor.exists(), alive.exists()) == (False, False, True)
+
+
+def test_a_demo_that_is_slow_keeps_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A demo that was stopped (SIGSTOP) accepts connections and answers none: it is there all the same."""
+    monkeypatch.setattr("authproxy.demo.state.HELLO_TIMEOUT_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        file = write_state(demo(silent.getsockname()[1]))
+        assert find_running().pid == os.getpid()
+    assert file.exists()
 
 
 def test_no_demo_says_what_to_do() -> None:
