@@ -1,8 +1,8 @@
 """
 The public side's ``Exchange``: one request read from, and its answer written to, one client connection.
 
-It decides the framing of answers towards clients (RFC 9112 sections 6, 7 and 9) and whether the connection outlives them.
-Answers are blocks of bytes written once: building aiohttp's response objects for them costs 20-30 us a request.
+It decides the framing of answers towards clients (RFC 9112 sections 6, 7 and 9) and whether the connection outlives
+them. Answers are blocks of bytes written once: building aiohttp's response objects for them costs 20-30 us a request.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
 """
 One client connection: aiohttp's server protocol with a request loop of our own.
 
-aiohttp brings what is hard and well kept: the hardened parser, the queue of pipelined requests, flow control. Its own loop
-(``RequestHandler.start``) is replaced, for three reasons: each 400 of it echoes the offending bytes to the client (AP-R52);
+aiohttp brings what is hard and well kept: the hardened parser, the queue of pipelined requests, flow control. Its own
+loop (``RequestHandler.start``) is replaced, for three reasons: each 400 of it echoes the offending bytes to the client
+(AP-R52);
 it runs every request in a further task (10 us); and a body that breaks its framing leaves the handler waiting for ever.
-What is used of ``RequestHandler`` beyond its public names is listed in ``_USED`` and checked at import, because a release
-of aiohttp may change it.
+What is used of ``RequestHandler`` beyond its public names is listed in ``_USED`` and checked at import, because a
+release of aiohttp may change it.
 
-It decides when a client has been silent for too long and when a head is too large to go on reading. It refuses to know what a
-request says.
+It decides when a client has been silent for too long and when a head is too large to go on reading. It refuses to
+know what a request says.
 """
 
 from __future__ import annotations
@@ -32,13 +33,27 @@ if TYPE_CHECKING:
 HEAD_LIMIT_BYTES: Final = 64 * 1024
 """An unfinished head; policies' own limits (``read_head``) are smaller and judge a finished one."""
 LINGER_S: Final = 3.0
-"""How long a client that is still sending may go on after its answer: closing at once would reset the connection, and the
-reset may reach the client before the answer does (RFC 9112 section 9.6)."""
+"""How long a client that is still sending may go on after its answer: closing at once would reset the connection, and
+the reset may reach the client before the answer does (RFC 9112 section 9.6)."""
 _TOO_MANY_FIELDS: Final = "Too many headers received"
 
 _USED: Final = frozenset(
-    "_buffer_paused _close _drain_helper _force_close _loop _max_msg_queue_size _message_tail _messages "
-    "_msg_queue_resume_size _parser _pause_reading_for_buffer _paused _resume_reading_if_drained _upgraded".split()
+    [
+        "_buffer_paused",
+        "_close",
+        "_drain_helper",
+        "_force_close",
+        "_loop",
+        "_max_msg_queue_size",
+        "_message_tail",
+        "_messages",
+        "_msg_queue_resume_size",
+        "_parser",
+        "_pause_reading_for_buffer",
+        "_paused",
+        "_resume_reading_if_drained",
+        "_upgraded",
+    ]
 )
 
 
@@ -167,7 +182,7 @@ class ClientConnection(RequestHandler):
         if self._exchange is None and not self._messages and self._parked is not None and not self._close:
             self._head_received(data)
             return
-        messages = self._messages
+        messages: Any = self._messages
         before = len(messages)
         super().data_received(data)
         if len(messages) != before:
@@ -182,8 +197,9 @@ class ClientConnection(RequestHandler):
 
     def _head_received(self, data: bytes) -> None:
         """Bytes for an idle connection, which is what most are: the same as aiohttp does, for this case alone."""
+        parser: Any = self._parser
         try:
-            messages, self._upgraded, self._message_tail = self._parser.feed_data(data)
+            messages, self._upgraded, self._message_tail = parser.feed_data(data)
         except HttpProcessingError as error:
             self._refuse_head(error)
             return
@@ -240,7 +256,7 @@ class ClientConnection(RequestHandler):
 
     def _serve_waiting(self) -> None:
         """Have waiting requests answered in their order for as long as nothing has to be waited for."""
-        messages = self._messages
+        messages: Any = self._messages
         edge = self._edge
         while messages and not self._force_close:
             if self._paused or type(messages[0][0]) is Unreadable or self._parked is None:
@@ -295,7 +311,7 @@ class ClientConnection(RequestHandler):
     async def start(self) -> None:
         """Do what has to be waited for, in the order of requests. Cancelled when the client goes."""
         edge = self._edge
-        messages = self._messages
+        messages: Any = self._messages
         edge.running += 1
         try:
             while not self._force_close:

@@ -1,8 +1,8 @@
 """
 The public listener: HTTP heads become questions to the gate, and its verdicts become answers or a way to the function.
 
-It decides nothing about a request. It holds the edges of time and space of clients: how long they may be silent and how many
-may be connected.
+It decides nothing about a request. It holds the edges of time and space of clients: how long they may be silent and
+how many may be connected.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ class PublicEdge:
         body_timeout_s: seconds between two pieces of a request body.
         write_timeout_s: seconds a client may leave everything unread.
         max_connections: clients at once; more are answered 503 ``overloaded``.
-        read_buffer_bytes: half of what is buffered of an unread body. Until then a client that leaves is noticed at once,
-            even while its request is held; beyond it, when the hold or the timeouts end.
+        read_buffer_bytes: half of what is buffered of an unread body. Until then a client that leaves is noticed at
+        once, even while its request is held; beyond it, when the hold or the timeouts end.
     """
 
     def __init__(
@@ -200,7 +200,8 @@ class PublicEdge:
 
     def serve_now(self, exchange: PublicExchange, consumer: Consumer) -> bool:
         """
-        Have one request judged, and answered or sent on its way, without waiting. False: ``serve`` has to go on with it.
+        Have one request judged, and answered or sent on its way, without waiting. False: ``serve`` has to go on with
+        it.
 
         When it is on its way (``exchange.upstream``), ``relay_now`` or ``gone`` follows.
         """
@@ -212,11 +213,12 @@ class PublicEdge:
             if verdict.request.is_websocket:
                 return False
             exchange.upstream = send_now(verdict, exchange, self._pool, consumer)
-            return exchange.upstream is not None
         except ForwardFailed as failure:
             self._end(exchange, self._failed(exchange, failure))
-        except Exception:  # contained: the text stays in the operational log (AP-R52)
+        except Exception:  # noqa: BLE001  # contained: the text stays in the operational log (AP-R52)
             self._end(exchange, self._broke(exchange))
+        else:
+            return exchange.upstream is not None
         return True
 
     def relay_now(self, exchange: PublicExchange) -> bool:
@@ -233,7 +235,7 @@ class PublicEdge:
         except ClientGone:
             failure = Reason.CLIENT_GONE
             exchange.abort()
-        except Exception:  # contained, as above
+        except Exception:  # noqa: BLE001  # contained, as above
             failure = self._broke(exchange)
         self._end(exchange, failure)
         return True
@@ -274,7 +276,7 @@ class PublicEdge:
             exchange.abort()
             if isinstance(gone, asyncio.CancelledError):
                 raise
-        except Exception:  # contained, as above
+        except Exception:  # noqa: BLE001  # contained, as above
             failure = self._broke(exchange)
         finally:
             self._end(exchange, failure)
@@ -316,7 +318,8 @@ class PublicEdge:
     def _broke(self, exchange: PublicExchange) -> Reason:
         """A defect of ours: told to the log, not to the client."""
         passed = exchange.passed
-        self.log.exception("serving failed", request_id=passed.request_id if passed is not None else None)
+        request_id = passed.request_id if passed is not None else None
+        self.log.exception("serving failed", request_id=request_id)  # noqa: LOG004  # called from except clauses only
         if passed is None:
             exchange.abort()
         else:

@@ -1,8 +1,8 @@
 """
 TLS of the public listener: versions, the name a client asked for, and certificates that are replaced while we run.
 
-Which name belongs to which tenant is not known here: the name is recorded (``portero_server_name`` on the TLS object) and
-compared with ``Host`` by policy (421 ``host-misdirected``).
+Which name belongs to which tenant is not known here: the name is recorded (``portero_server_name`` on the TLS object)
+and compared with ``Host`` by policy (421 ``host-misdirected``).
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ The protocol side (``data_received`` and the parser's callbacks) only collects; 
 consumer's to say, after it has taken status, head and body. Deciding it in here, when the last byte arrives, mixes the
 answers of different users under load, because the consumer has not run yet.
 
-It refuses to know requests, policies and the public side. What an upstream may not do is decided in here: framing that can
-be read in two ways, a head over 64 KiB, a second answer, data while idle.
+It refuses to know requests, policies and the public side. What an upstream may not do is decided in here: framing
+that can be read in two ways, a head over 64 KiB, a second answer, data while idle.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_body_waiter",
-        "_consumer",
         "_body_was",
+        "_consumer",
         "_drain_waiter",
         "_framing_bytes",
         "_is_head_request",
@@ -231,7 +231,10 @@ class Connection(asyncio.Protocol):
             self.deadline = self.total_until
 
     def fail(self, failure: Exception) -> None:
-        """The request cannot go on, for ``failure``; whoever waits gets it raised. After the whole answer: no effect."""
+        """
+        The request cannot go on, for ``failure``; whoever waits gets it raised. After the whole answer: no
+        effect.
+        """
         if self.failure is None and not self.is_complete:
             self.failure = failure
         self.abort()
@@ -319,7 +322,10 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def _bound_framing(self) -> None:
-        """The parser keeps an unfinished field in memory: a head or trailer that never ends must be cut from out here."""
+        """
+        The parser keeps an unfinished field in memory: a head or trailer that never ends must be cut from out
+        here.
+        """
         if self._body_was:
             self._framing_bytes = self._body_was = 0
             return
@@ -331,7 +337,7 @@ class Connection(asyncio.Protocol):
             self.keeps_alive = False
             self._wake()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
         self.transport = None
         self._parser = None
         if self.is_taken and not self.is_complete and self.failure is None:

@@ -73,9 +73,8 @@ async def forward(
     """
     Send the request of ``passed`` to its destination and relay the answer to its end.
 
-    Args:
-        sent: the connection on which ``send_now`` has sent the request already.
-        watch: told of answers of 500 and above.
+    ``sent`` is the connection on which ``send_now`` has sent the request already; ``watch`` is told of answers of 500
+    and above.
 
     Raises: ForwardFailed; ClientGone. When ``exchange.has_started`` is set by then, half an answer was written.
     """
@@ -177,7 +176,8 @@ async def _pump(passed: Passed, exchange: Exchange, connection: Connection) -> N
         await exchange.send_continue()
         while data := await exchange.read():
             if limit is not None and exchange.bytes_in > limit:
-                raise ForwardFailed(Reason.BODY_TOO_LARGE, TOO_LARGE)
+                connection.fail(ForwardFailed(Reason.BODY_TOO_LARGE, TOO_LARGE))
+                return
             connection.send(chunk(data) if is_chunked else data)
             if connection.is_writing_paused:
                 await connection.drain()

@@ -1,6 +1,6 @@
 """
-Connections to upstreams, kept alive and bounded: how many may be open, how many may be dialled at once, how many requests
-may wait for one, and how long each of these may take.
+Connections to upstreams, kept alive and bounded: how many may be open, how many may be dialled at once, how many
+requests may wait for one, and how long each of these may take.
 
 It decides which connection a request leaves by and refuses to know what the request is. A connection comes back only by
 ``give_back``, called by the consumer that has taken the whole answer.
@@ -25,8 +25,8 @@ from policies.decision import Reason
 SWEEP_S: Final = 0.1
 """One timer for all deadlines: a request sets a number instead of arming a timer (0.5 us); timeouts are this coarse."""
 IDLE_S: Final = 4.0
-"""Less than Node's 5 s, the shortest default among servers that functions are written with: otherwise a request leaves on
-a connection that the other side is just closing, and a POST may not be tried again."""
+"""Less than Node's 5 s, the shortest default among servers that functions are written with: otherwise a request
+leaves on a connection that the other side is just closing, and a POST may not be tried again."""
 
 
 class _Lane:

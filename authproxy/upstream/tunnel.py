@@ -86,8 +86,8 @@ class _Carrier:
     """
     The two directions of one tunnel.
 
-    When it is cut, a close frame is sent to both sides. It may fall into the middle of a frame that is being carried; the
-    receiver then sees a connection that broke, as it would have anyway.
+    When it is cut, a close frame is sent to both sides. It may fall into the middle of a frame that is being carried;
+    the receiver then sees a connection that broke, as it would have anyway.
     """
 
     __slots__ = ("_connection", "_exchange", "_is_paused")

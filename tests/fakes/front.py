@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import TracebackType
 from typing import Any, Self
 
@@ -68,3 +69,8 @@ class Front:
 
     def client(self) -> RawClient:
         return RawClient(self.address)
+
+    async def all_finished(self) -> None:
+        """Until every request is finished towards the gate."""
+        while not self.gate.finished or len(self.gate.live):  # noqa: ASYNC110  # the stub gate tells nobody
+            await asyncio.sleep(0.02)

@@ -1,4 +1,7 @@
-"""A gate that lets everything through to one address: what the data path is tested with, apart from the five questions."""
+"""
+A gate that lets everything through to one address: what the data path is tested with, apart from the five
+questions.
+"""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+
 from tests.fakes.front import Front
 from tests.fakes.upstream import Peer, Script
 
@@ -35,10 +36,16 @@ async def test_a_length_stays_a_length() -> None:
     [
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n",
         b'HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked \r\n\r\n5;name=value;quoted="x"\r\nabcde\r\n0;last\r\n\r\n',
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n5\r\nabcde\r\n0\r\nX-Sum: 1\r\nX-Portero-Subject: root\r\n\r\n",
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n"
+            b"5\r\nabcde\r\n0\r\nX-Sum: 1\r\nX-Portero-Subject: root\r\n\r\n"
+        ),
         b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nabcde",
         b"HTTP/1.0 200 OK\r\n\r\nabcde",
-        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabcde",
+        (
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabcde"
+        ),
     ],
     ids=["chunked", "chunk-extensions", "trailers", "until-close", "http-1.0", "after-1xx"],
 )
@@ -195,10 +202,10 @@ async def test_a_request_without_a_body_says_so_where_one_is_expected() -> None:
 
 async def test_the_phrase_of_an_upstream_is_never_passed_on() -> None:
     """A phrase is the place for response splitting (CVE-2026-34519)."""
-    async with Front(answers(b"HTTP/1.1 200 Evil phrase\r\nContent-Length: 0\r\n\r\n")) as front:
-        async with front.client() as client:
-            await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-            assert (await client.reader.readline()) == b"HTTP/1.1 200 OK\r\n"
+    wire = b"HTTP/1.1 200 Evil phrase\r\nContent-Length: 0\r\n\r\n"
+    async with Front(answers(wire)) as front, front.client() as client:
+        await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert (await client.reader.readline()) == b"HTTP/1.1 200 OK\r\n"
 
 
 async def test_fields_of_ours_are_added_and_nothing_is_invented() -> None:

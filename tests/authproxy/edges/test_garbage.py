@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+
 from policies.decision import Reason
 from tests.fakes.front import Front
 from tests.fakes.upstream import Peer

@@ -117,7 +117,7 @@ async def test_half_of_a_second_head_in_the_same_segment_closes_the_connection()
 
 
 async def test_the_answer_to_head_has_no_body_whatever_its_length_says() -> None:
-    """llhttp cannot be told of HEAD: the next answer must not be read as the body of this one."""
+    """The parser cannot be told of HEAD: the next answer must not be read as the body of this one."""
 
     async def script(peer: Peer) -> None:
         while True:

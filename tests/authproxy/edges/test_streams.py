@@ -6,6 +6,7 @@ import asyncio
 import time
 
 import pytest
+
 from policies.decision import Reason
 from tests.fakes.front import Front
 from tests.fakes.upstream import Peer
@@ -52,14 +53,14 @@ async def test_a_slow_reader_slows_the_writer() -> None:
         await peer.until_end()
 
     async with Front(script) as front, front.client() as client:
-        client.writer.transport.pause_reading()
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # a socket transport reads
         await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         before = -1
         while sent != before:
             before = sent
             await asyncio.sleep(0.3)
         assert sent < 24 * MIB, "kernel buffers on four sockets and little more"
-        client.writer.transport.resume_reading()
+        client.writer.transport.resume_reading()  # type: ignore[attr-defined]  # same
         answer = await client.answer()
         assert len(answer.body) == 64 * MIB
 

@@ -1,0 +1,134 @@
+"""TLS of the public listener and towards upstreams: names recorded, certificates replaced while running."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import ssl
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from authproxy.edges.public import PublicEdge
+from authproxy.edges.tls import TlsFiles
+from authproxy.upstream.pool import Pool
+from tests.fakes.gate import StubGate
+from tests.fakes.raw_client import RawClient
+from tests.fakes.upstream import ScriptedUpstream
+
+
+def write_pair(folder: Path, name: str) -> tuple[Path, Path]:
+    """A self-signed certificate for ``name`` and 127.0.0.1, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = dt.datetime.now(dt.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(hours=1))
+        .not_valid_after(now + dt.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    files = folder / "tls.crt", folder / "tls.key"
+    fresh = folder / "fresh.crt", folder / "fresh.key"
+    fresh[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    fresh[1].write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    for source, target in zip(fresh, files, strict=True):
+        source.replace(target)
+    return files
+
+
+def trusting(file: Path) -> ssl.SSLContext:
+    return ssl.create_default_context(cadata=file.read_text())
+
+
+async def test_the_name_asked_for_is_recorded(tmp_path: Path) -> None:
+    """SNI reaches the gate as ``server_name``, the scheme as https; bodies and keep-alive work as without TLS."""
+    files = write_pair(tmp_path, "acme.example")
+    async with ScriptedUpstream() as upstream:
+        gate, pool = StubGate(upstream.address), Pool()
+        edge = PublicEdge(gate, pool)
+        address = await edge.start("127.0.0.1", 0, TlsFiles(*files))
+        async with RawClient(address, trusting(files[0]), "acme.example") as client:
+            for _ in range(2):
+                await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n" + b"x" * 300_000)
+                assert (await client.answer()).status == 200
+        assert [(head.scheme, head.server_name) for head in gate.heads] == [("https", "acme.example")] * 2
+        nameless = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        nameless.check_hostname = False
+        nameless.verify_mode = ssl.CERT_NONE
+        async with RawClient(address, nameless, "") as client:
+            await client.get()
+        assert gate.heads[-1].server_name is None
+        await edge.stop(0)
+        await pool.close()
+
+
+async def test_a_new_certificate_is_used_without_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the next handshake; a pair that cannot be loaded leaves the last good one in use."""
+    monkeypatch.setattr("authproxy.edges.tls._LOOK_EVERY_S", 0.0)
+    files = write_pair(tmp_path, "acme.example")
+    async with ScriptedUpstream() as upstream:
+        pool = Pool()
+        edge = PublicEdge(StubGate(upstream.address), pool)
+        address = await edge.start("127.0.0.1", 0, TlsFiles(*files))
+        first = trusting(files[0])
+        async with RawClient(address, first, "acme.example") as client:
+            assert (await client.get()).status == 200
+            write_pair(tmp_path, "acme.example")
+            async with RawClient(address, trusting(files[0]), "acme.example") as other:
+                assert (await other.get()).status == 200
+            assert (await client.get()).status == 200, "the old connection goes on"
+        with pytest.raises(ssl.SSLError):
+            async with RawClient(address, first, "acme.example"):
+                pass
+        files[1].write_text("no key")
+        async with RawClient(address, trusting(files[0]), "acme.example") as client:
+            assert (await client.get()).status == 200
+        await edge.stop(0)
+        await pool.close()
+
+
+def test_files_that_cannot_be_loaded_at_first_raise(tmp_path: Path) -> None:
+    """A listener that cannot serve does not start."""
+    with pytest.raises(OSError):
+        TlsFiles(tmp_path / "none.crt", tmp_path / "none.key")
+
+
+async def test_upstreams_speak_tls_and_are_verified(tmp_path: Path) -> None:
+    """An address with is_tls; a certificate that is not trusted is unreachable, not accepted."""
+    files = write_pair(tmp_path, "localhost")
+    server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server_side.load_cert_chain(*files)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecret")
+        except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError):
+            writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=server_side)
+    port = server.sockets[0].getsockname()[1]
+    for context, status in ((trusting(files[0]), 200), (ssl.create_default_context(), 502)):
+        pool = Pool(tls=context)
+        gate = StubGate(ScriptedUpstream().address._replace(host="localhost", port=port, is_tls=True))
+        edge = PublicEdge(gate, pool)
+        address = await edge.start("127.0.0.1", 0)
+        async with RawClient(address) as client:
+            assert [(await client.get()).status for _ in range(2)] == [status] * 2
+        await edge.stop(0)
+        await pool.close()
+    server.close()
+    await asyncio.sleep(0.05)
