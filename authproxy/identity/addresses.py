@@ -103,7 +103,7 @@ class VettingResolver(AbstractResolver):
 
     def __init__(self, lookup: Lookup, allowed_private_hosts: frozenset[str], is_loopback_only: bool) -> None:
         self._lookup = lookup
-        self._allowed = allowed_private_hosts
+        self._allowed = frozenset(map(str.lower, allowed_private_hosts))
         self._is_loopback_only = is_loopback_only
 
     def may_connect(self, host: str, address: str) -> bool:

@@ -6,9 +6,6 @@ It decides with keys at hand, at once, and waits only where a key has to be fetc
 token is looked at: the token's unverified issuer may only choose among that tenant's own issuers, and there is no look
 into other tenants. It refuses to know sessions, policies beyond the list of issuers, and what a caller may do.
 
-A hit in the token cache is worth exactly what a miss is (R18): it checks again that the token has not expired, that the
-tenant still trusts that issuer on the same terms, that the key is still in the set in use, and the revocation epoch.
-
 Sessions will be an ``IdentitySource`` that wraps this one: ``Authorization`` wins over a session cookie, so it asks
 here first and looks at ``request.cookie`` only when there is no ``Authorization``.
 """
@@ -16,48 +13,34 @@ here first and looks at ``request.cookie`` only when there is no ``Authorization
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
-from typing import Final, NamedTuple, Protocol, TypeVar
+from typing import Final, NamedTuple, Protocol
 
 import jwt
 
 from authproxy.identity import accounts
 from authproxy.identity.http import ProviderHttp
 from authproxy.identity.jwks import FetchCounter, JwksCache
-from authproxy.identity.keys import Candidates, KeySet, Missing, SigningKey, Unavailable
+from authproxy.identity.keys import Candidates, Missing, SigningKey, Unavailable
 from authproxy.identity.secrets import Secrets
+from authproxy.identity.token_cache import MAX_TOKENS, CacheCounter, Slot, TokenCache
 from authproxy.identity.trust import Trusted, TrustStore
-from policies.claims import groups_of, judge_claims, may_heal, not_before
+from policies.claims import groups_of, judge_claims
 from policies.decision import Challenge, Deny, Reason, Refusal
 from policies.principal import Principal, anonymous
 from policies.request import AccessRequest
 from policies.tables import ProviderSpec, TenantTable
 from policies.tokens import ALGORITHMS, UnverifiedHeader, inspect, read_authorization, refuse
 
-MAX_TOKENS: Final = 10_000
-"""Tokens kept; one takes 2 to 20 KiB with its claims."""
-MAX_FORGED: Final = 1024
-FORGED_TTL_S: Final = 10.0
-"""A client with a bad token repeats it; longer would only help those who have made up many."""
-
-T = TypeVar("T")
-Slot = tuple[str, bytes]
-"""Tenant and SHA-256 of the Authorization field: the same token is two tokens in two tenants (R17)."""
-
+_EMPTY: Final = refuse("the Authorization field is empty", "invalid_request")
 _UNKNOWN_ISSUER: Final = refuse("the token's issuer is not known here")
 _OTHER_ALGORITHM: Final = refuse("the token's algorithm is not one that is allowed for its issuer")
 _UNKNOWN_KEY: Final = refuse("the token is signed with a key that its issuer does not have")
 _FORGED: Final = refuse("the token's signature does not verify")
 
 _jws: Final = jwt.PyJWS(algorithms=sorted(ALGORITHMS))
-
-
-class CacheCounter(Protocol):
-    """Counts looks into the token cache by outcome: ``hit``, ``miss``, ``forged``."""
-
-    def add(self, labels: tuple[str], /) -> None: ...
 
 
 class IdentityMetrics(Protocol):
@@ -68,46 +51,6 @@ class IdentityMetrics(Protocol):
 
     @property
     def token_cache_total(self) -> CacheCounter: ...
-
-
-class _Known:
-    """A token that was verified. Mutable in ``keys`` alone, which follows the set in use."""
-
-    __slots__ = ("epoch", "expires_at", "header", "issuer", "keys", "not_before", "principal", "thumbprint", "trusted")
-
-    def __init__(
-        self,
-        principal: Principal,
-        header: UnverifiedHeader,
-        trusted: Trusted,
-        keys: KeySet,
-        key: SigningKey,
-        epoch: int,
-    ) -> None:
-        self.principal = principal
-        self.expires_at = principal.expires_at or 0.0
-        self.not_before = not_before(header.claims, trusted.spec)
-        self.issuer = header.issuer
-        self.header = (header.kid, header.alg)
-        self.trusted = trusted
-        self.keys = keys
-        self.thumbprint = key.thumbprint
-        self.epoch = epoch
-
-    def is_signed_in(self, keys: KeySet) -> bool:
-        """Whether the token's header would still choose the same key."""
-        chosen = keys.choose(*self.header)
-        return isinstance(chosen, tuple) and any(key.thumbprint == self.thumbprint for key in chosen)
-
-
-class _Forged(NamedTuple):
-    """A token that was refused under these keys and terms."""
-
-    refusal: Refusal
-    until: float
-    issuer: str
-    trusted: Trusted
-    keys: KeySet
 
 
 class _Pending(NamedTuple):
@@ -142,19 +85,14 @@ class BearerIdentity:
     ) -> None:
         self._http = http
         self._clock = clock
-        self._max_tokens = max_tokens
-        self._metrics = metrics
-        self._tokens: OrderedDict[Slot, _Known] = OrderedDict()
-        self._forged: OrderedDict[Slot, _Forged] = OrderedDict()
         self._anonymous: dict[str, Principal] = {}
         fetches = metrics.jwks_fetches_total if metrics is not None else None
         self._trust = TrustStore(
             lambda tenant, provider: JwksCache(tenant, provider, http, clock=clock, fetches=fetches),
             lambda tenant, account: accounts.AccountKeys(tenant, account, secrets),
         )
-        self._count = metrics.token_cache_total.add if metrics is not None else _count_nothing
-        self.epoch = 0
-        """Of revocation: a token verified in another epoch is verified anew."""
+        count = metrics.token_cache_total.add if metrics is not None else _count_nothing
+        self._tokens = TokenCache(self._trust, count, max_tokens)
         self.unusable_groups = 0
         """Tokens verified whose groups claim could not be used."""
 
@@ -164,23 +102,19 @@ class BearerIdentity:
         if authorization is None:
             return self._nobody(tenant)
         slot = (tenant.name, sha256(authorization).digest())
-        known = self._find(tenant, slot, now)
+        known = self._tokens.find(tenant, slot, now)
         if known is not None:
-            self._count(("hit",))
-            return known.principal
+            return known
         found = self._judge(tenant, slot, authorization, now)
         return None if isinstance(found, _Pending) else found
 
     async def identify(self, tenant: TenantTable, request: AccessRequest, now: float) -> Principal | Refusal:
         """See ``IdentitySource``. Waits for the provider at most ``jwks.WAIT_S``."""
+        known = self.known_now(tenant, request, now)
         authorization = request.authorization
-        if authorization is None:
-            return self._nobody(tenant)
+        if known is not None or authorization is None:
+            return known or self._nobody(tenant)
         slot = (tenant.name, sha256(authorization).digest())
-        known = self._find(tenant, slot, now)
-        if known is not None:
-            self._count(("hit",))
-            return known.principal
         found = self._judge(tenant, slot, authorization, now)
         if not isinstance(found, _Pending):
             return found
@@ -188,17 +122,25 @@ class BearerIdentity:
         keys = await found.trusted.source.key(found.header.kid, found.header.alg, now)
         return self._conclude(tenant, found, keys, now + (time.monotonic() - began))
 
-    def is_cached(self, tenant: TenantTable, request: AccessRequest, now: float | None = None) -> bool:
+    def known_now(self, tenant: TenantTable, request: AccessRequest, now: float) -> Principal | None:
         """
-        Whether ``identify_now`` would verify nothing: there is no token, or one that is known to be good.
+        The caller, if nothing has to be verified to name him: no credential, or a token that is known to be good.
 
         For the gate's ``identity-failure`` limit: an address that is guessing gets no more verifications, but those
-        behind it who have been seen before go on. Costs as much as a hit; ask only for addresses that have failed.
+        behind it who have been seen before go on. Costs and counts as a hit of ``identify_now`` does.
         """
-        if request.authorization is None:
-            return True
-        slot = (tenant.name, sha256(request.authorization).digest())
-        return self._find(tenant, slot, self._clock() if now is None else now) is not None
+        authorization = request.authorization
+        if authorization is None:
+            return self._nobody(tenant)
+        return self._tokens.find(tenant, (tenant.name, sha256(authorization).digest()), now)
+
+    def is_cached(self, tenant: TenantTable, request: AccessRequest, now: float | None = None) -> bool:
+        """Whether ``known_now`` would name somebody; ``now`` None: by the clock."""
+        return self.known_now(tenant, request, self._clock() if now is None else now) is not None
+
+    def revoke_all(self) -> None:
+        """Every token is verified anew, whatever was known of it."""
+        self._tokens.revoke_all()
 
     async def close(self) -> None:
         """See ``IdentitySource``."""
@@ -212,52 +154,24 @@ class BearerIdentity:
             nobody = self._anonymous[tenant.name] = anonymous()
         return nobody
 
-    def _find(self, tenant: TenantTable, slot: Slot, now: float) -> _Known | None:
-        """A token in the cache, if everything that made it good still holds."""
-        known = self._tokens.get(slot)
-        if known is None:
-            return None
-        trusted = known.trusted
-        if (
-            not known.not_before <= now < known.expires_at
-            or known.epoch != self.epoch
-            or self._trust.of(tenant).get(known.issuer) is not trusted
-        ):
-            del self._tokens[slot]
-            return None
-        keys = trusted.source.current(now)
-        if keys is not known.keys:
-            if keys is None or not known.is_signed_in(keys):
-                return None
-            known.keys = keys
-        self._tokens.move_to_end(slot)
-        return known
-
     def _judge(
         self, tenant: TenantTable, slot: Slot, authorization: bytes, now: float
     ) -> Principal | Refusal | _Pending:
         """A token that is not in the cache."""
-        issuers = self._trust.of(tenant)
-        forged = self._forged.get(slot)
-        if forged is not None:
-            trusted = forged.trusted
-            is_same = issuers.get(forged.issuer) is trusted and trusted.source.current(now) is forged.keys
-            if is_same and forged.until - FORGED_TTL_S <= now < forged.until:
-                self._count(("forged",))
-                return forged.refusal
-            del self._forged[slot]
-        self._count(("miss",))
+        remembered = self._tokens.find_refusal(tenant, slot, now)
+        if remembered is not None:
+            return remembered
         token = read_authorization(authorization)
         if not isinstance(token, str):
-            return token if token is not None else refuse("the Authorization field is empty")
+            return _in(tenant, token or _EMPTY)
         header = inspect(token)
         if isinstance(header, Challenge):
-            return header
-        found = issuers.get(header.issuer)
+            return _in(tenant, header)
+        found = self._trust.of(tenant).get(header.issuer)
         if found is None:
-            return _UNKNOWN_ISSUER
+            return _in(tenant, _UNKNOWN_ISSUER)
         if header.alg not in found.algorithms:
-            return _OTHER_ALGORITHM
+            return _in(tenant, _OTHER_ALGORITHM)
         pending = _Pending(slot, token, header, found)
         keys = found.source.key_now(header.kid, header.alg, now)
         return pending if keys is None else self._conclude(tenant, pending, keys, now)
@@ -268,7 +182,7 @@ class BearerIdentity:
         """Verify the signature, then judge the claims; remember either outcome."""
         match found:
             case Missing():
-                return _UNKNOWN_KEY
+                return _in(tenant, _UNKNOWN_KEY)
             case Unavailable(retry_after_s):
                 return Deny(
                     Reason.KEYS_UNAVAILABLE,
@@ -280,16 +194,19 @@ class BearerIdentity:
         key = next((key for key in found if _is_signed(token, key, header)), None)
         spec = trusted.spec
         answer = _FORGED if key is None else judge_claims(header.claims, spec, tenant.name, now)
-        keys = trusted.source.current(now)
-        if not isinstance(answer, Principal):
-            if keys is not None and not may_heal(answer):
-                _keep(self._forged, slot, _Forged(answer, now + FORGED_TTL_S, header.issuer, trusted, keys), MAX_FORGED)
-            return answer
-        if isinstance(spec, ProviderSpec) and groups_of(header.claims, spec, tenant.name) is None:
-            self.unusable_groups += 1
-        if keys is not None and key is not None and key.thumbprint in keys.thumbprints:
-            _keep(self._tokens, slot, _Known(answer, header, trusted, keys, key, self.epoch), self._max_tokens)
+        if isinstance(answer, Principal) and key is not None:
+            if isinstance(spec, ProviderSpec) and groups_of(header.claims, spec, tenant.name) is None:
+                self.unusable_groups += 1
+            self._tokens.keep(slot, answer, header, trusted, key, now)
+        elif not isinstance(answer, Principal):
+            answer = _in(tenant, answer)
+            self._tokens.keep_refusal(slot, answer, header.issuer, trusted, now)
         return answer
+
+
+def _in(tenant: TenantTable, refusal: Refusal) -> Refusal:
+    """The refusal with its tenant, for those who count and audit it."""
+    return replace(refusal, tenant=tenant.name)
 
 
 def _is_signed(token: str, key: SigningKey, header: UnverifiedHeader) -> bool:
@@ -312,11 +229,3 @@ def _is_signed(token: str, key: SigningKey, header: UnverifiedHeader) -> bool:
 
 def _count_nothing(labels: tuple[str], /) -> None:
     """Stands in for a counter."""
-
-
-def _keep(cache: OrderedDict[Slot, T], slot: Slot, value: T, most: int) -> None:
-    """Put a value last; drop the first beyond ``most``."""
-    cache[slot] = value
-    cache.move_to_end(slot)
-    if len(cache) > most:
-        cache.popitem(last=False)

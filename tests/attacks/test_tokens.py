@@ -262,6 +262,7 @@ async def test_a_forged_token_is_refused(
     assert isinstance(first, Challenge)
     assert first.reason is Reason.CREDENTIAL_INVALID
     assert first.error in ("invalid_token", "invalid_request")
+    assert first.tenant == "acme"
     assert second == first
     assert not identity.is_cached(tenant, a_request(token))
     for segment in filter(lambda segment: len(segment) > 8, token.split(".")):
