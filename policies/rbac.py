@@ -55,14 +55,15 @@ def may(
     ``access: public`` speaks of ``invoke`` alone: it lets nobody scale, delete or describe a function. ``now`` is in
     Unix seconds and only conditions see it.
     """
-    is_public = place.spec.is_public and action == "invoke"
+    is_invoke = action == "invoke"
+    is_public = is_invoke and place.spec.is_public
     if principal.provider == ANONYMOUS_PROVIDER and not is_public:
         return Challenge(Reason.CREDENTIAL_MISSING, tenant=place.tenant.name)
 
     table = place.tenant.rbac
-    index = table.rules.get(action)
+    index = table.invoke if is_invoke else table.rules.get(action)
     if index is None:
-        return _PUBLIC if is_public else _denied(place, None)
+        return _denied(place, None)
     function = place.function
     matching = index.exact.get(function) or index.memo.get(function) or rules_for(index, function)
     method = request.method

@@ -75,8 +75,10 @@ def build_table(roles: Sequence[RoleInput], bindings: Sequence[BindingInput], de
         for grant in role.allow:
             _add(allow, grant, bits[role.name])
     forbid: _Rules = {}
-    for rule in deny:
-        _add(forbid, rule, DENY_MASK)
+    for prohibition in deny:
+        _add(forbid, prohibition, DENY_MASK)
+    actions = {*allow, *forbid, "invoke"}
+    rules = {action: _index(allow.get(action, {}), forbid.get(action, {})) for action in actions}
     return RbacTable(
         role_names=names,
         role_closures=closures,
@@ -84,7 +86,8 @@ def build_table(roles: Sequence[RoleInput], bindings: Sequence[BindingInput], de
         by_group=by_group,
         by_email=by_email,
         by_service_account=by_account,
-        rules={action: _index(allow.get(action, {}), forbid.get(action, {})) for action in {*allow, *forbid}},
+        rules=rules,
+        invoke=rules["invoke"],
         bindings=tuple(bindings),
     )
 

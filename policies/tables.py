@@ -286,6 +286,8 @@ class RbacTable:
     by_service_account: Mapping[str, int]
     rules: Mapping[str, RuleIndex]
     """Action -> index."""
+    invoke: RuleIndex
+    """That of ``invoke``, the one action of the data path (empty when no rule speaks of it): one probe less."""
     bindings: tuple[BindingInput, ...] = ()
     """As written, for ``explain``."""
     refusals: dict[RuleRef | None, Deny] = field(default_factory=dict)
