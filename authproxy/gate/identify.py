@@ -27,8 +27,9 @@ class Identifier:
 
     def identify_now(self, tenant: TenantTable, request: AccessRequest, now: float) -> Principal | Refusal | None:
         """Answer from what is at hand; None when the store or a provider has to be asked."""
-        if request.authorization is None or self._source.is_cached(tenant, request):
-            return self._source.identify_now(tenant, request, now)
+        known = self._source.known_now(tenant, request, now)
+        if known is not None:
+            return known
         check = failure_check(tenant, request.client_ip)
         if check is None:
             return self._source.identify_now(tenant, request, now)
@@ -44,9 +45,10 @@ class Identifier:
 
     async def identify(self, tenant: TenantTable, request: AccessRequest, now: float) -> Principal | Refusal:
         """Answer with whatever it takes."""
-        check = None
-        if request.authorization is not None and not self._source.is_cached(tenant, request):
-            check = failure_check(tenant, request.client_ip)
+        known = self._source.known_now(tenant, request, now)
+        if known is not None:
+            return known
+        check = failure_check(tenant, request.client_ip)
         if check is not None:
             peeked = await self._store.peek(tenant.name, (check,), now)
             if peeked.refused is not None:
