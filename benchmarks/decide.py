@@ -272,7 +272,7 @@ def main(arguments: Sequence[str]) -> int:
                 f"{rules:7,} rules, {'one tenant  ' if layout == 'one' else f'{rules // 100:,} tenants':13}"
                 f"{alone.p50:12.2f}{alone.p99:8.2f}{whole.p50:12.2f}{whole.p99:8.2f}{alone.allowed_ratio:9.0%}"
             )
-    took = min(time_check(10_000, tenants)[0] for tenants in (1, 10))
+    took = max(time_check(10_000, tenants)[0] for tenants in (1, 10))
     missed = []
     for layout in ("one", "many"):
         ten, growth = results[f"{layout}/10000"], results[f"{layout}/100000"].p50 / results[f"{layout}/1000"].p50
