@@ -54,8 +54,7 @@ def run_tests(policies: PolicySet, documents: Documents, *, now: float) -> TestR
 def _enforced(policies: PolicySet) -> PolicySet:
     """The same policies with every tenant switched on and nothing in shadow; memos of their own."""
     tenants = {
-        name: replace(tenant, is_disabled=False, shadow=frozenset())
-        for name, tenant in policies.tenants.items()
+        name: replace(tenant, is_disabled=False, shadow=frozenset()) for name, tenant in policies.tenants.items()
     }
     return replace(
         policies,

@@ -290,7 +290,7 @@ class RbacTable:
     """That of ``invoke``, the one action of the data path (empty when no rule speaks of it): one probe less."""
     bindings: tuple[BindingInput, ...] = ()
     """As written, for ``explain``."""
-    refusals: dict[RuleRef | None, Deny] = field(default_factory=dict)
+    refusals: dict[RuleRef | None, Deny] = field(default_factory=dict, init=False, compare=False, repr=False)
     """The ``Deny`` values given before, by rule; None: no rule allows. Bounded by the number of deny rules."""
 
 
@@ -328,7 +328,7 @@ class RuleIndex:
     """``""`` is ``*``."""
     prefix_lengths: tuple[int, ...]
     """The distinct lengths that occur in ``prefixes``, longest first: one dict probe each."""
-    memo: dict[str, Matching] = field(default_factory=dict)
+    memo: dict[str, Matching] = field(default_factory=dict, init=False, compare=False, repr=False)
     """Functions that no rule names. Callers choose the names, so ``rbac.py`` bounds it."""
 
 
