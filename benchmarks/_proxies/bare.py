@@ -46,9 +46,12 @@ class _AsksNothing(StubGate):
         )
 
 
-async def serve(upstream: int, port: int) -> None:
-    gate = _AsksNothing(
-        Address("127.0.0.1", upstream), answer_block=b"X-Request-Id: 0123456789abcdef\r\n", keeps_records=False
+async def serve(upstream: int, port: int, kind: type[StubGate]) -> None:
+    gate = kind(
+        Address("127.0.0.1", upstream),
+        answer_block=b"X-Request-Id: 0123456789abcdef\r\n",
+        max_body_bytes=None,
+        keeps_records=False,
     )
     edge = PublicEdge(gate, Pool())
     await edge.start("127.0.0.1", port)
@@ -58,12 +61,14 @@ async def serve(upstream: int, port: int) -> None:
     await asyncio.Event().wait()
 
 
-def start_proxy(core: int, folder: Path, upstream: int) -> Running:
+def start_proxy(core: int, folder: Path, upstream: int, *, judges_each: bool = False) -> Running:
+    """``judges_each``: for requests that differ from each other."""
     port = free_port()
-    running = Running("bare", python("benchmarks._proxies.bare", str(upstream), str(port)), core, folder, port)
+    command = python("benchmarks._proxies.bare", str(upstream), str(port), *(["each"] if judges_each else []))
+    running = Running("bare", command, core, folder, port)
     running.wait_until_up()
     return running
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(int(sys.argv[1]), int(sys.argv[2])))
+    uvloop.run(serve(int(sys.argv[1]), int(sys.argv[2]), StubGate if len(sys.argv) > 3 else _AsksNothing))

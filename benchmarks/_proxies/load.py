@@ -32,7 +32,8 @@ def measure(
     connections: int = 32,
 ) -> Run:
     """Raises: Unmeasurable when a single answer was not 2xx or a connection broke: such numbers compare nothing."""
-    _wrk(proxy, core, warm_up_s, path, fields, connections)
+    if warm_up_s:
+        _wrk(proxy, core, warm_up_s, path, fields, connections)
     before = proxy.cpu_s()
     output = _wrk(proxy, core, seconds, path, fields, connections)
     used_s = proxy.cpu_s() - before
@@ -47,7 +48,7 @@ def measure(
 
 def _wrk(proxy: Running, core: int, seconds: float, path: str, fields: Sequence[str], connections: int) -> str:
     command = [binary("taskset", "util-linux"), "-c", str(core), binary("wrk", "wrk")]
-    # wrk counts whole seconds: a shorter run is ended by its caller's patience, a longer one rounded.
+    # wrk counts whole seconds.
     command += ["-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--latency"]
     for field in fields:
         command += ["-H", field]

@@ -1,8 +1,8 @@
 """
 Portero with everything on: JWT verified, RBAC over 1,000 rules, two limits, metrics, audit log of every request.
 
-It is started as ``portero serve`` starts it, but for one setting that only code may set: the benchmark's provider speaks
-http on loopback.
+It is started as ``portero serve`` starts it, but for one setting that only code may set: the benchmark's provider
+speaks http on loopback.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def start_portero(core: int, folder: Path, upstream: int, issuer: str, redis: in
     """Raises: Unmeasurable."""
     port, admin = free_port(), free_port()
     policies = write_policies(folder, upstream, issuer)
-    arguments = [str(policies), str(port), str(admin), str(folder / f"audit-{port}.log")]
+    arguments = [str(policies), f"127.0.0.1:{port}", f"127.0.0.1:{admin}", str(folder / f"audit-{port}.log")]
     if redis is not None:
         arguments.append(f"redis://127.0.0.1:{redis}/0")
     name = "portero" if redis is None else "portero+redis"
@@ -98,18 +98,10 @@ def start_redis(core: int, folder: Path) -> Running:
 
 if __name__ == "__main__":
     import uvloop
-    from authproxy.app import run
-    from authproxy.settings import Settings
 
-    uvloop.run(
-        run(
-            Settings(
-                policies=Path(sys.argv[1]),
-                listen=("127.0.0.1", int(sys.argv[2])),
-                admin=("127.0.0.1", int(sys.argv[3])),
-                audit=sys.argv[4],
-                redis=sys.argv[5] if len(sys.argv) > 5 else None,
-                allow_loopback_http=True,
-            )
-        )
-    )
+    from authproxy.app import run
+    from authproxy.settings import load_settings
+
+    flags = dict(zip(("policies", "listen", "admin", "audit", "redis"), sys.argv[1:], strict=False))
+    settings = load_settings(flags, {}, Path("portero.toml"))
+    uvloop.run(run(settings.model_copy(update={"allow_loopback_http": True})))

@@ -1,4 +1,7 @@
-"""A provider in a process of its own: discovery document, keys, and one token. It is asked once, before the measurement."""
+"""
+A provider in a process of its own: discovery document, keys, and one token. It is asked once, before the
+measurement.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import jwt
-from benchmarks._proxies.process import Running, free_port, python
 from cryptography.hazmat.primitives.asymmetric import ec
+
+from benchmarks._proxies.process import Running, free_port, python
 
 AUDIENCE = "bench"
 
