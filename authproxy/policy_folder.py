@@ -153,6 +153,7 @@ class PolicyFolder:
         self._guards: list[Callable[[PolicySet], list[str]]] = []
         self._listeners: list[Callable[[PolicySet], None]] = []
         self._task: asyncio.Task[None] | None = None
+        self._looking = asyncio.Lock()
         self.status = ReloadStatus()
         self.active: PolicySet
 
@@ -187,7 +188,15 @@ class PolicyFolder:
                 await self._task
 
     async def reload(self) -> bool:
-        """Look at the folder now; True when a new set was put in place. Never raises: the last good set stays."""
+        """
+        Look at the folder now; True when what it holds is in force afterwards. Never raises: the last good set stays.
+
+        One at a time: a look that began earlier must not put its older set in place after a later one.
+        """
+        async with self._looking:
+            return await self._look()
+
+    async def _look(self) -> bool:
         now = time.time()
         try:
             files = await asyncio.to_thread(read_folder, self._folder)
@@ -196,7 +205,7 @@ class PolicyFolder:
             self._seen = ""
             return False
         if (seen := revision_of(files)) == self._seen:
-            return False
+            return seen == self.active.revision
         self._seen = seen
         started = time.monotonic()
         judged = await self._judge_in_process(files, now)
