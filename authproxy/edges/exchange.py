@@ -7,7 +7,6 @@ them. Answers are blocks of bytes written once: building aiohttp's response obje
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +32,6 @@ class PublicExchange:
     status = 0
     bytes_in = 0
     bytes_out = 0
-    first_byte_at: float | None = None
     """Unix seconds at which the answer's head was written."""
     keeps_alive = False
     """The answer is whole and the connection may carry another request."""
@@ -116,7 +114,6 @@ class PublicExchange:
             raise ClientGone
         self.has_started = self.is_over = True
         self.status = status
-        self.first_byte_at = time.time()
         self.bytes_out = len(body)
         transport.write(b"".join((STATUS_LINES[status], block, framing, persistence, b"\r\n", body)))
 
@@ -166,7 +163,6 @@ class PublicExchange:
     def _begin(self, status: int) -> None:
         self.has_started = True
         self.status = status
-        self.first_byte_at = time.time()
 
     def _persistence(self) -> bytes:
         """Decide whether the connection outlives this answer, and say so."""

@@ -16,11 +16,11 @@ from authproxy.edges.protocol import ClientConnection, ClientServer
 from authproxy.edges.tls import TlsFiles
 from authproxy.gate.verdict import DirectAnswer, Passed, Refused, Undecided, Verdict
 from authproxy.metrics import Metrics
-from authproxy.upstream.connection import Consumer
+from authproxy.upstream.connection import Connection, Consumer
 from authproxy.upstream.exchange import ClientGone
 from authproxy.upstream.failures import ForwardFailed
 from authproxy.upstream.forward import forward, relay_now, send_now
-from authproxy.upstream.framing import STATUS_LINES
+from authproxy.upstream.framing import STATUS_LINES, may_repeat
 from authproxy.upstream.pool import Pool
 from authproxy.upstream.tunnel import tunnel
 from policies.decision import Deny, Reason
@@ -40,6 +40,10 @@ _UNREAD: Final = {
 }
 
 
+class _NotReached(Exception):  # control flow within this module
+    """The platform has no replica, and the request may be sent again."""
+
+
 class Judge(Protocol):
     """What the edge needs of ``authproxy.gate.gate.Gate``."""
 
@@ -55,10 +59,13 @@ class Judge(Protocol):
         bytes_in: int,
         bytes_out: int,
         failure: Reason | None,
-        first_byte_at: float | None,
     ) -> None: ...
 
     def upstream_failed(self, passed: Passed) -> None: ...
+
+    def says_not_reached(self, passed: Passed, status: int, fields: list[tuple[bytes, bytes]]) -> bool: ...
+
+    async def hold_again(self, passed: Passed) -> Refused | None: ...
 
     def fail(self, passed: Passed, refusal: Deny) -> Refused: ...
 
@@ -268,7 +275,7 @@ class PublicEdge:
             if verdict.request.is_websocket and exchange.may_tunnel:
                 await tunnel(verdict, exchange, self._pool)
             else:
-                await forward(verdict, exchange, self._pool, sent)
+                failure = await self._forward(verdict, exchange, sent)
         except ForwardFailed as failed:
             failure = self._failed(exchange, failed)
         except (ClientGone, asyncio.CancelledError) as gone:
@@ -280,6 +287,31 @@ class PublicEdge:
             failure = self._broke(exchange)
         finally:
             self._end(exchange, failure)
+
+    async def _forward(self, passed: Passed, exchange: PublicExchange, sent: Connection | None) -> Reason | None:
+        """
+        Forward; when the platform says that it has no replica, wait for one and forward once more.
+
+        Only what may be repeated (RFC 9110 section 9.2.2) and has no body that would be gone: everything else is told
+        what the platform said.
+        """
+        request = passed.request
+
+        def watch(status: int, fields: list[tuple[bytes, bytes]]) -> None:
+            if self._gate.says_not_reached(passed, status, fields) and (
+                not request.has_body and may_repeat(request.method, has_key=request.has_idempotency_key)
+            ):
+                raise _NotReached
+
+        try:
+            await forward(passed, exchange, self._pool, sent, watch)
+        except _NotReached:
+            refused = await self._gate.hold_again(passed)
+            if refused is not None:
+                self._refuse(refused, exchange)
+                return refused.problem.reason
+            await forward(passed, exchange, self._pool)
+        return None
 
     @staticmethod
     def _enter(passed: Passed, exchange: PublicExchange) -> None:
@@ -296,7 +328,6 @@ class PublicEdge:
                 bytes_in=exchange.bytes_in,
                 bytes_out=exchange.bytes_out,
                 failure=failure,
-                first_byte_at=exchange.first_byte_at,
             )
 
     def _answer(self, verdict: Verdict | Undecided, exchange: PublicExchange) -> bool:

@@ -239,20 +239,45 @@ class Gate:
         bytes_in: int = 0,
         bytes_out: int = 0,
         failure: Reason | None = None,
-        first_byte_at: float | None = None,
     ) -> None:
         """The exchange is over, however it ended: give everything back, count it, audit it. Exactly once each."""
         passed.live.leave()
         if passed.lease is not None:
             passed.lease.release()
-        self._activator.finished(passed.allow.place)
+        if passed.has_place:
+            self._activator.finished(passed.allow.place)
         self._recorder.finished(passed, status, bytes_in, bytes_out, failure, self._clock())
 
     def upstream_failed(self, passed: Passed) -> None:
         """The function could not be reached: what is believed of its readiness is void."""
         self._activator.failed(passed.allow.place)
 
-    def fail(self, passed: Passed, refusal: Deny) -> Refused:
+    def says_not_reached(self, passed: Passed, status: int, fields: list[tuple[bytes, bytes]]) -> bool:
+        """Whether the platform itself answered for want of a replica; then its readiness is void already."""
+        backend = self._backends.get(passed.allow.place.tenant.backend)
+        if backend is None or not backend.says_not_reached(status, fields):
+            return False
+        self._activator.failed(passed.allow.place)
+        return True
+
+    async def hold_again(self, passed: Passed) -> Refused | None:
+        """
+        Question 5 once more, for a request that did not reach its function: it fell asleep since it was last asked.
+
+        None when it may be sent again. ``finish`` is still to be called, with the reason of the refusal.
+        """
+        place, principal = passed.allow.place, passed.allow.principal
+        passed.has_place = False
+        self._activator.finished(place)
+        began = self._clock()
+        refusal = await self._hold(Ready(place, principal, passed.request))
+        passed.case.held_s += self._clock() - began
+        if refusal is not None:
+            return self.fail(passed, refusal)
+        passed.has_place = True
+        return None
+
+    def fail(self, passed: Passed, refusal: Refusal) -> Refused:
         """The data path could not deliver; what to write instead. ``finish`` is still to be called, with the reason."""
         request = passed.request
         document = problem(refusal, passed.request_id, accepts_html=request.accepts_html)

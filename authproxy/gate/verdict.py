@@ -37,6 +37,8 @@ class Passed:
     live: LiveExchange
     lease: Lease | None
     """What is taken of ``concurrent`` limits."""
+    has_place: bool = True
+    """A place in flight at the function is taken; the gate gives it back."""
 
 
 @dataclass(slots=True)

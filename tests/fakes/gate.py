@@ -63,7 +63,6 @@ class Finished:
     bytes_in: int
     bytes_out: int
     failure: Reason | None
-    first_byte_at: float | None
 
 
 @dataclass
@@ -160,14 +159,19 @@ class StubGate:
         bytes_in: int,
         bytes_out: int,
         failure: Reason | None,
-        first_byte_at: float | None,
     ) -> None:
         passed.live.leave()
         if self.keeps_records:
-            self.finished.append(Finished(passed, status, bytes_in, bytes_out, failure, first_byte_at))
+            self.finished.append(Finished(passed, status, bytes_in, bytes_out, failure))
 
     def upstream_failed(self, passed: Passed) -> None:
         self.failures += 1
+
+    def says_not_reached(self, _passed: Passed, _status: int, _fields: list[tuple[bytes, bytes]]) -> bool:
+        return False
+
+    async def hold_again(self, _passed: Passed) -> Refused | None:
+        return None
 
     def fail(self, passed: Passed, refusal: Deny) -> Refused:
         return refused(refusal.reason, passed.request_id)
