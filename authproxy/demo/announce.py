@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import sys
@@ -16,15 +15,13 @@ from authproxy.demo.run import Demo
 
 
 def portero_command() -> str:
-    """How this command can be called from the same shell: by name where the PATH leads to it, else by its path."""
-    called = Path(sys.argv[0])
-    found = shutil.which("portero")
-    if found is not None and (called.name != "portero" or Path(found).resolve() == called.resolve()):
-        return "portero"
-    if called.name == "portero":
-        with_folder = str(called) if os.sep in str(called) else str(called.absolute())
-        return shlex.quote(with_folder)
-    return f"{shlex.quote(sys.executable)} -m authproxy.cli"
+    """How this command is called from any other terminal: by name if the PATH leads to it, else by its whole path."""
+    called, beside = Path(sys.argv[0]).absolute(), Path(sys.executable).with_name("portero")
+    ours = called if called.name == "portero" and called.is_file() else beside
+    if not ours.is_file():
+        return f"{shlex.quote(sys.executable)} -c 'from authproxy.cli import main; main()'"
+    on_path = shutil.which("portero")
+    return "portero" if on_path is not None and Path(on_path).samefile(ours) else shlex.quote(str(ours))
 
 
 def announce(demo: Demo, console: Console, seconds: float) -> None:

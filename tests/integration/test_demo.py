@@ -44,11 +44,14 @@ def demo(environment: dict[str, str], tmp_path: Path) -> Iterator[subprocess.Pop
     ):
         try:
             assert process.stdout is not None
+            printed = []
             for line in process.stdout:
+                printed.append(line)
                 if "Ctrl-C ends the demo" in line:
                     break
             else:
                 pytest.fail(f"the demo ended early: {(tmp_path / 'log').read_text()}")
+            (tmp_path / "printed").write_text("".join(printed))
             yield process
         finally:
             process.kill()
@@ -122,6 +125,23 @@ def test_a_demo_from_start_to_end(demo: subprocess.Popen[str], environment: dict
     assert list(Path(environment["XDG_RUNTIME_DIR"], "portero").iterdir()) == []
     assert list(Path(environment["TMPDIR"]).iterdir()) == []
     assert "no demo is running" in portero(environment, "demo", "sleep", "survey-report").stderr
+
+
+@pytest.mark.slow
+def test_what_is_printed_can_be_pasted(
+    demo: subprocess.Popen[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    """The commands inside of the printed lines run in a shell of another folder, and every line names the listener."""
+    printed = (tmp_path / "printed").read_text()
+    assert printed.count(state_of(environment)["public"]) >= 9
+    commands = re.findall(r"\$\((.*? demo token [^)]*)\)", printed)
+    assert len(set(commands)) == 3
+    for command in set(commands):
+        result = subprocess.run(
+            ["sh", "-c", command], env=environment, cwd="/", capture_output=True, text=True, timeout=30, check=False
+        )
+        assert (result.returncode, result.stdout.count(".")) == (0, 2), result.stderr
+    assert demo.poll() is None
 
 
 @pytest.mark.slow
