@@ -12,13 +12,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import multiprocessing
 import os
 import stat
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -27,10 +24,10 @@ from watchfiles import awatch
 
 from authproxy.audit import get_logger
 from authproxy.metrics import Metrics
+from authproxy.policy_judge import Files, Judged, JudgeFailed, judge_files, judge_in_process
 from policies.compiler import compile_with_warnings, revision_of
-from policies.documents import Documents, parse
+from policies.documents import Documents
 from policies.errors import Mistake, PolicyError
-from policies.policytest import run_tests
 from policies.tables import PolicySet
 
 MAX_FILE_BYTES: Final = 8 * 1024 * 1024
@@ -39,9 +36,6 @@ MAX_FOLDER_BYTES: Final = 64 * 1024 * 1024
 """Bound what a broken mount can make us read; the largest real folder measured was 1 MiB."""
 SETTLE_S: Final = 0.05
 """Editors write in two or three steps; a hash taken between them would only be judged twice."""
-PARSE_TIMEOUT_S: Final = 60.0
-
-Files = Mapping[str, bytes]
 
 
 class FolderUnreadable(Exception):
@@ -59,14 +53,6 @@ class ReloadStatus:
     is_successful: bool = False
     mistakes: list[Mistake] = field(default_factory=list)
     warnings: list[Mistake] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """What the worker process found; picklable."""
-
-    documents: Documents | None
-    mistakes: list[Mistake]
 
 
 def read_folder(folder: Path) -> Files:
@@ -124,17 +110,6 @@ def _read_file(directory: int, name: str) -> bytes:
     if len(content) > MAX_FILE_BYTES:
         raise FolderUnreadable(f"{name}: larger than {MAX_FILE_BYTES} bytes")
     return content
-
-
-def judge_files(files: Files, *, allow_loopback_http: bool, now: float) -> Judged:
-    """Parse, compile and run the operator's tests; runs in the worker process and at first start."""
-    try:
-        documents = parse(files)
-        policies, _ = compile_with_warnings(documents, allow_loopback_http=allow_loopback_http)
-        failures = run_tests(policies, documents, now=now).mistakes
-    except PolicyError as error:
-        return Judged(None, error.mistakes)
-    return Judged(documents if not failures else None, failures)
 
 
 class PolicyFolder:
@@ -208,13 +183,15 @@ class PolicyFolder:
             return seen == self.active.revision
         self._seen = seen
         started = time.monotonic()
-        judged = await self._judge_in_process(files, now)
+        try:
+            judged = await judge_in_process(files, allow_loopback_http=self._allow_loopback_http, now=now)
+        except JudgeFailed as error:
+            self._seen = ""
+            judged = Judged(None, [Mistake(str(self._folder), 1, 1, f"{error}; the last good policies stay")])
         if judged.documents is None:
             self._keep(judged.mistakes, now)
             return False
-        policies, warnings = await asyncio.to_thread(
-            compile_with_warnings, judged.documents, allow_loopback_http=self._allow_loopback_http
-        )
+        policies, warnings = await self._compile(judged.documents)
         if wrong := [text for guard in self._guards for text in guard(policies)]:
             self._seen = ""  # a secret may be put in place without a change of the policies
             self._keep([Mistake(str(self._folder), 1, 1, text) for text in wrong], now)
@@ -223,18 +200,16 @@ class PolicyFolder:
         self._log.info("policy swapped", revision=policies.revision, seconds=round(time.monotonic() - started, 3))
         return True
 
-    async def _judge_in_process(self, files: Files, now: float) -> Judged:
-        pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+    async def _compile(self, documents: Documents) -> tuple[PolicySet, list[Mistake]]:
+        """In a thread, which shares the interpreter fairly as Python code does."""
+        # No collection meanwhile: one over what is made here would stop the event loop for tens of milliseconds.
+        gc.disable()
         try:
-            call = asyncio.get_running_loop().run_in_executor(
-                pool, _judge_call, dict(files), self._allow_loopback_http, now
+            return await asyncio.to_thread(
+                compile_with_warnings, documents, allow_loopback_http=self._allow_loopback_http
             )
-            return await asyncio.wait_for(call, PARSE_TIMEOUT_S)
-        except (BrokenProcessPool, TimeoutError) as error:
-            text = f"judging the files failed ({error.__class__.__name__}); the last good policies stay"
-            return Judged(None, [Mistake(str(self._folder), 1, 1, text)])
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            gc.enable()
 
     async def _watch(self) -> None:
         async for _ in self._changes():
@@ -284,8 +259,3 @@ class PolicyFolder:
         self._metrics.policy_reloads_total.add(("failure",))
         for mistake in mistakes[:20]:
             self._log.error("policy refused, the last good one stays", where=str(mistake))
-
-
-def _judge_call(files: Files, allow_loopback_http: bool, now: float) -> Judged:
-    """Module level, so that it can be sent to the worker process."""
-    return judge_files(files, allow_loopback_http=allow_loopback_http, now=now)

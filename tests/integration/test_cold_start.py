@@ -95,7 +95,7 @@ async def test_a_client_that_leaves_is_forgotten(world: World) -> None:
 
 async def test_a_policy_that_changes_while_held_is_asked_again(world: World) -> None:
     """A role that is taken away while its holder waits lets nobody in."""
-    world.faas.add("survey-report", "acme", replicas=0, start_s=2.5)
+    world.faas.add("survey-report", "acme", replicas=0, start_s=6)
     waiting = asyncio.create_task(world.get("/reports/es", token=world.token()))
     await asyncio.sleep(0.3)
     file = world.policies / "acme.yaml"
