@@ -32,7 +32,6 @@ class PublicExchange:
     status = 0
     bytes_in = 0
     bytes_out = 0
-    """Unix seconds at which the answer's head was written."""
     keeps_alive = False
     """The answer is whole and the connection may carry another request."""
     is_over = False
