@@ -11,14 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from aiohttp import web
+
 from authproxy.app import App
 from authproxy.settings import Settings
-from tests.fakes.openfaas import FakeOpenFaas
+from tests.fakes.openfaas import FakeOpenFaas, Invocation, echo
 from tests.fakes.provider import FakeProvider, Key
 
+PLAIN: Final = Path(__file__).parents[1] / "worlds" / "plain"
 VECTOR_WORLDS: Final = Path(__file__).parents[1] / "vectors" / "worlds"
 ISSUER: Final = "https://id.test"
 BACKEND: Final = "http://gateway.test:8080"
+DIRECT: Final = "http://{function}:8081"
+"""A backend's ``direct_url``; only the function named ``localhost`` can be reached by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,20 +157,52 @@ class World:
         return await self.send(request_bytes(f"GET {target}", **options))
 
 
-def write_world(source: Path, target: Path, *, issuer: str, backend: str) -> None:
+def write_world(source: Path, target: Path, *, issuer: str, backend: str, direct_port: int = 8081) -> None:
     """Copy a policy folder with the addresses of the fakes filled in."""
     target.mkdir(parents=True, exist_ok=True)
+    addresses = {ISSUER: issuer, BACKEND: backend, DIRECT: DIRECT.replace("8081", str(direct_port))}
     for file in source.glob("*.yaml"):
-        (target / file.name).write_text(file.read_text().replace(ISSUER, issuer).replace(BACKEND, backend))
+        text = file.read_text()
+        for written, real in addresses.items():
+            text = text.replace(written, real)
+        (target / file.name).write_text(text)
 
 
 @contextlib.asynccontextmanager
-async def running_world(source: Path = VECTOR_WORLDS / "two-tenants", **settings: Any) -> AsyncIterator[World]:
-    """Everything started, and stopped at the end of the block. All functions that the policies name are deployed."""
+async def direct_function(faas: FakeOpenFaas) -> AsyncIterator[int]:
+    """A function with an address of its own, whose port this is; what it gets stands in ``faas.requests``, too."""
+
+    async def serve(request: web.BaseRequest) -> web.StreamResponse:
+        path, mark, query = request.raw_path.partition("?")
+        name, fields = (request.host or "").partition(":")[0], tuple(request.headers.items())
+        target, body = request.raw_path.encode(), await request.read()
+        asked = query.encode() if mark else None
+        invocation = Invocation(name, "", request.method, target, path.encode(), asked, fields, body)
+        faas.requests.append(invocation)
+        return echo(invocation)
+
+    runner = web.ServerRunner(web.Server(serve), shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield int(runner.addresses[0][1])
+    finally:
+        await runner.cleanup()
+
+
+@contextlib.asynccontextmanager
+async def running_world(source: Path = PLAIN, **settings: Any) -> AsyncIterator[World]:
+    """Everything started, and stopped at the end of the block. Functions are deployed by ``world.faas.add``."""
     with tempfile.TemporaryDirectory(prefix="portero-test-") as name:
         folder = Path(name)
-        async with FakeProvider(audience="survey") as provider, FakeOpenFaas() as faas:
-            write_world(source, folder / "policies", issuer=provider.issuer, backend=faas.url)
+        async with (
+            FakeProvider(audience="survey") as provider,
+            FakeOpenFaas() as faas,
+            direct_function(faas) as direct_port,
+        ):
+            write_world(
+                source, folder / "policies", issuer=provider.issuer, backend=faas.url, direct_port=direct_port
+            )
             secrets = folder / "secrets" / "acme"
             secrets.mkdir(parents=True)
             (secrets / "ci.pem").write_bytes(Key(None, "EC", 77).public_pem())

@@ -105,7 +105,7 @@ async def test_the_local_share_holds_while_redis_is_down(redis: RedisServer) -> 
     """With one replica the share is the whole limit: no more than burst and rate allow pass without Redis."""
     async with running_world(redis=redis.url) as world:
         file = world.policies / "acme.yaml"
-        file.write_text(file.read_text().replace("rate: 500/s, burst: 1000", "rate: 10/s, burst: 20"))
+        file.write_text(file.read_text().replace("limits:\n", "limits:\n  - {id: total, per: tenant, rate: 10/s, burst: 20}\n"))
         assert await world.app.parts.folder.reload()
         world.faas.add("survey-web", "acme")
         redis.kill()
