@@ -12,8 +12,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import signal
 import time
+from collections.abc import Awaitable
 from pathlib import Path
 
 from authproxy.audit import configure_logging, get_logger
@@ -43,7 +45,7 @@ class App:
         """
         Load the policies and listen.
 
-        Raises: PolicyError, SettingsError; OSError when an address cannot be bound. What was started is stopped again.
+        Raises: PolicyError; SettingsError, also when an address cannot be bound. What was started is stopped again.
         """
         settings = self._settings
         tls = TlsFiles(settings.tls_cert, settings.tls_key) if settings.tls_cert and settings.tls_key else None
@@ -61,8 +63,8 @@ class App:
             self._admin = AdminEdge(
                 parts.folder, parts.metrics, is_ready=lambda: self._is_ready, token=token, clock=time.time
             )
-            self.admin_address = await self._admin.start(*settings.admin)
-            self.public_address = await self._public.start(*settings.listen, tls=tls)
+            self.admin_address = await _bound("admin", settings.admin, self._admin.start(*settings.admin))
+            self.public_address = await _bound("listen", settings.listen, self._public.start(*settings.listen, tls=tls))
         except BaseException:
             await self.stop()
             raise
@@ -124,6 +126,15 @@ async def run(settings: Settings) -> None:
         await app.stop()
         with contextlib.suppress(NotImplementedError):
             loop.remove_signal_handler(signal.SIGHUP)
+
+
+async def _bound(setting: str, address: tuple[str, int], starting: Awaitable[tuple[str, int]]) -> tuple[str, int]:
+    """Await a listener's start; an address that cannot be bound becomes a sentence about its setting."""
+    try:
+        return await starting
+    except OSError as error:
+        why = os.strerror(error.errno).lower() if error.errno else str(error)
+        raise SettingsError([f"{setting}: {address[0]}:{address[1]} cannot be listened on: {why}"]) from None
 
 
 def _read_token(file: Path | None) -> str | None:

@@ -56,7 +56,7 @@ def _name(ctx: click.Context, param: click.Parameter, value: str) -> str:
     return value
 
 
-@click.group()
+@click.group(epilog=EXAMPLE)
 def token() -> None:
     """Tokens of service accounts."""
 

@@ -1,0 +1,98 @@
+"""The command itself: help, examples, statuses and sentences instead of tracebacks."""
+
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from authproxy.cli import COMMANDS
+
+WORLD = Path(__file__).parents[2] / "worlds" / "plain"
+
+
+def portero(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    code = "from authproxy.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *words],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        env={"PATH": "/usr/bin:/bin", **(env or {})},
+    )
+
+
+def commands() -> Iterator[tuple[str, click.Command]]:
+    for name in COMMANDS:
+        command = getattr(importlib.import_module(f"authproxy.cli.{name}"), name)
+        yield name, command
+        if isinstance(command, click.Group):
+            yield from ((f"{name} {sub}", child) for sub, child in command.commands.items())
+
+
+@pytest.mark.parametrize(("name", "command"), [pytest.param(n, c, id=n) for n, c in commands()])
+def test_each_command_helps_with_an_example(name: str, command: click.Command) -> None:
+    """``--help`` of each command shows how it is called."""
+    text = (command.help or "") + (command.epilog or "")
+    assert "xample" in text, f"portero {name} --help has no example"
+    assert "portero" in text
+
+
+def test_the_top_level_lists_every_command_without_importing_the_proxy() -> None:
+    """Help is quick: the proxy is imported only by those who run it."""
+    done = portero("--help")
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "says"),
+    [
+        (["nonsense"], 2, "No such command"),
+        (["serve", "--nonsense"], 2, "No such option"),
+        (["serve"], 1, "policies is not set"),
+        (["serve", "--policies", "/nowhere"], 1, "/nowhere: cannot be opened"),
+        (["serve", "--policies", "p", "--listen", "x", "--redis", "y"], 1, "--redis: expected redis://"),
+        (["policy", "check", "/nowhere"], 2, "nowhere"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_mistake_is_a_sentence_on_stderr(words: list[str], status: int, says: str) -> None:
+    """Non-zero status, nothing on standard output, no traceback."""
+    done = portero(*words)
+    assert done.returncode == status, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not done.stdout
+
+
+def test_serve_refuses_to_start_without_its_secrets(tmp_path: Path) -> None:
+    """A service account whose key is not there is told with the place in the policy file."""
+    done = portero("serve", "--policies", str(WORLD), "--secrets", str(tmp_path))
+    assert done.returncode == 1
+    assert "service account 'ci'" in done.stderr
+    assert "acme.yaml:" in done.stderr
+
+
+def test_serve_refuses_an_address_that_is_taken(tmp_path: Path) -> None:
+    """Which address, and no traceback."""
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        (tmp_path / "policies").mkdir()
+        (tmp_path / "policies" / "platform.yaml").write_text(
+            "version: 1\nbackends: {faas: {kind: openfaas, url: 'http://127.0.0.1:9'}}\n"
+            "tenants: {a: {hosts: [a.test], backend: faas, namespace: a}}\n"
+        )
+        (tmp_path / "policies" / "a.yaml").write_text("version: 1\ntenant: a\n")
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = portero("serve", "--policies", str(tmp_path / "policies"), "--listen", address, "--admin", "127.0.0.1:0")
+    assert done.returncode == 1
+    assert address in done.stderr
+    assert "Traceback" not in done.stderr
