@@ -11,8 +11,9 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from authproxy.backends.backend import Address, Backend, Destination, Readiness
+from authproxy.backends.backend import Backend, Readiness
 from authproxy.backends.openfaas import OpenFaasBackend
+from authproxy.upstream.departure import Address, Destination
 from policies.errors import CannotKnow, SettingsError
 from policies.tables import BackendSpec
 

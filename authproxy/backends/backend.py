@@ -4,27 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+from authproxy.upstream.departure import Destination
 from policies.decision import Deny
 from policies.request import AccessRequest
 from policies.tables import Place
-
-
-class Address(NamedTuple):
-    """Where a connection goes; the key of the upstream pool."""
-
-    host: str
-    port: int
-    is_tls: bool = False
-
-
-class Destination(NamedTuple):
-    """Where one request leaves to. ``target`` says exactly what was judged, in the encoding this platform reads."""
-
-    address: Address
-    target: bytes
-    """Origin-form with query, ready for the request line."""
-    host: bytes
-    """Value of the Host field."""
 
 
 class Readiness(NamedTuple):

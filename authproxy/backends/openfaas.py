@@ -26,7 +26,8 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from authproxy.backends.backend import Address, Destination, Readiness
+from authproxy.backends.backend import Readiness
+from authproxy.upstream.departure import Address, Destination
 from policies.decision import Deny, Reason
 from policies.errors import BackendUnavailable, SettingsError
 from policies.request import AccessRequest

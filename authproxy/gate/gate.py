@@ -17,7 +17,6 @@ from typing import Any, Final
 from authproxy.activator import Activator
 from authproxy.audit import get_logger
 from authproxy.backends import Backends
-from authproxy.backends.backend import Destination
 from authproxy.gate.identify import Identifier
 from authproxy.gate.live import LiveRegistry
 from authproxy.gate.names import new_request_id
@@ -26,6 +25,7 @@ from authproxy.gate.verdict import Case, DirectAnswer, Passed, Refused, Undecide
 from authproxy.limits.concurrency import ConcurrencyLimits, Lease
 from authproxy.limits.store import LimitStore
 from authproxy.policy_folder import PolicyFolder
+from authproxy.upstream.departure import Destination
 from policies.decision import Allow, Answer, Decision, Deny, Reason, Refusal
 from policies.limits import Parallel, concurrency_for
 from policies.pipeline import Identify, Need, Ready, Spend, judge, judge_again
@@ -122,7 +122,7 @@ class Gate:
         if isinstance(need, Spend):
             spent = self._store.spend_now(need.place.tenant.name, need.checks, now)
             return _WAIT if spent is None else spent
-        return None if self._activator.ready_now(need.place, now) else _WAIT
+        return None if self._activator.ready_now(need.place) else _WAIT
 
     async def _answer(self, need: Need, now: float) -> Any:
         if isinstance(need, Identify):

@@ -11,9 +11,9 @@ from policies.pipeline import Need
 from policies.request import AccessRequest, Head
 
 if TYPE_CHECKING:
-    from authproxy.backends.backend import Destination
     from authproxy.gate.live import LiveExchange
     from authproxy.limits.concurrency import Lease
+    from authproxy.upstream.departure import Destination
     from policies.tables import PolicySet
 
 

@@ -23,7 +23,7 @@ from authproxy.upstream.failures import ANSWER_TIMEOUT, CLOSED, GARBLED, Forward
 from policies.decision import Reason
 
 if TYPE_CHECKING:
-    from authproxy.backends.backend import Address
+    from authproxy.upstream.departure import Address
     from policies.tables import Timeouts
 
 HEAD_LIMIT_BYTES: Final = 64 * 1024

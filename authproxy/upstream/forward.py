@@ -20,13 +20,13 @@ from policies.decision import Reason
 from policies.header_fields import filter_answer
 
 if TYPE_CHECKING:
-    from authproxy.gate.verdict import Passed
+    from authproxy.upstream.departure import Departure
 
 AnswerWatch = Callable[[int, list[tuple[bytes, bytes]]], None]
 """Told status and fields of each answer of 500 and above, before it is relayed: the platform may say "no replica"."""
 
 
-def send_now(passed: Passed, exchange: Exchange, pool: Pool, consumer: Consumer) -> Connection | None:
+def send_now(passed: Departure, exchange: Exchange, pool: Pool, consumer: Consumer) -> Connection | None:
     """
     Send the request without waiting when its body is at hand and a connection is open; else None, nothing has happened.
 
@@ -54,7 +54,7 @@ def send_now(passed: Passed, exchange: Exchange, pool: Pool, consumer: Consumer)
     return connection
 
 
-def relay_now(passed: Passed, exchange: Exchange, pool: Pool, connection: Connection) -> None:
+def relay_now(passed: Departure, exchange: Exchange, pool: Pool, connection: Connection) -> None:
     """Relay an answer that is whole, to what ``send_now`` sent. Raises: ForwardFailed, ClientGone."""
     try:
         status, fields = connection.status, connection.fields
@@ -68,7 +68,7 @@ def relay_now(passed: Passed, exchange: Exchange, pool: Pool, connection: Connec
 
 
 async def forward(
-    passed: Passed, exchange: Exchange, pool: Pool, sent: Connection | None = None, watch: AnswerWatch | None = None
+    passed: Departure, exchange: Exchange, pool: Pool, sent: Connection | None = None, watch: AnswerWatch | None = None
 ) -> None:
     """
     Send the request of ``passed`` to its destination and relay the answer to its end.
@@ -99,7 +99,7 @@ async def forward(
     await _once(passed, exchange, pool, connection, body, watch)
 
 
-def _body_at_hand(passed: Passed, exchange: Exchange) -> bytes | None:
+def _body_at_hand(passed: Departure, exchange: Exchange) -> bytes | None:
     """The whole request body if it is small and has come, else None: it will be pumped. Raises: ForwardFailed."""
     request = passed.request
     length = request.content_length
@@ -118,7 +118,7 @@ def _body_at_hand(passed: Passed, exchange: Exchange) -> bytes | None:
 
 
 async def _once(
-    passed: Passed,
+    passed: Departure,
     exchange: Exchange,
     pool: Pool,
     connection: Connection,
@@ -151,7 +151,7 @@ async def _once(
         pool.give_back(connection)
 
 
-async def relay(passed: Passed, exchange: Exchange, connection: Connection) -> None:
+async def relay(passed: Departure, exchange: Exchange, connection: Connection) -> None:
     route = passed.allow.place.route
     filtered = filter_answer(connection.fields, replaces_cors=route is not None and bool(route.cors_origins))
     if filtered is None:
@@ -167,7 +167,7 @@ async def relay(passed: Passed, exchange: Exchange, connection: Connection) -> N
     exchange.finish()
 
 
-async def _pump(passed: Passed, exchange: Exchange, connection: Connection) -> None:
+async def _pump(passed: Departure, exchange: Exchange, connection: Connection) -> None:
     """Send the request body as it comes. Whatever ends it early fails the connection, which wakes the relay."""
     timeouts = passed.allow.place.spec.timeouts
     limit = passed.allow.place.spec.max_body_bytes

@@ -16,9 +16,9 @@ from contextlib import suppress
 from math import inf
 from typing import Final
 
-from authproxy.backends.backend import Address
 from authproxy.metrics import Metrics
 from authproxy.upstream.connection import Connection
+from authproxy.upstream.departure import Address
 from authproxy.upstream.failures import CONNECT_TIMEOUT, TOO_MANY, UNREACHABLE, ForwardFailed
 from policies.decision import Reason
 

@@ -20,7 +20,7 @@ from policies.decision import Reason
 from policies.header_fields import filter_answer
 
 if TYPE_CHECKING:
-    from authproxy.gate.verdict import Passed
+    from authproxy.upstream.departure import Departure
 
 UPGRADE: Final = b"connection: Upgrade\r\nupgrade: websocket\r\n"
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -29,7 +29,7 @@ _GOING_AWAY: Final = 1001
 """Close code for an idle timeout (RFC 6455 section 7.4.1)."""
 
 
-async def tunnel(passed: Passed, exchange: Exchange, pool: Pool, watch: AnswerWatch | None = None) -> None:
+async def tunnel(passed: Departure, exchange: Exchange, pool: Pool, watch: AnswerWatch | None = None) -> None:
     """
     Ask the function for a websocket and carry it until either side ends it; any other answer is relayed as it is.
 
@@ -59,7 +59,7 @@ async def tunnel(passed: Passed, exchange: Exchange, pool: Pool, watch: AnswerWa
         pool.give_back(connection)
 
 
-def _accepted(passed: Passed, connection: Connection) -> bytes:
+def _accepted(passed: Departure, connection: Connection) -> bytes:
     """The fields of a 101 that proves it understood the key. Raises: ForwardFailed."""
     filtered = filter_answer(connection.fields)
     key = _KEY.search(passed.request_block)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import uvloop
 
-from authproxy.backends.backend import Address
 from authproxy.edges.public import PublicEdge
 from authproxy.gate.verdict import Passed, Undecided, Verdict
+from authproxy.upstream.departure import Address
 from authproxy.upstream.pool import Pool
 from benchmarks._proxies.process import Running, free_port, python
 from policies.request import Head

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from authproxy.backends.backend import Backend, Destination, Readiness
+from authproxy.backends.backend import Backend, Readiness
+from authproxy.upstream.departure import Destination
 from policies.errors import BackendUnavailable
 from policies.tables import Place
 

@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from authproxy.backends.backend import Address, Destination
 from authproxy.gate.live import LiveRegistry
 from authproxy.gate.verdict import Case, DirectAnswer, Passed, Refused, Undecided, Verdict
+from authproxy.upstream.departure import Address, Destination
 from policies.decision import Allow, Deny, Problem, Reason
 from policies.principal import anonymous
 from policies.request import AccessRequest, Head, Target

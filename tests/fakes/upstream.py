@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
-from authproxy.backends.backend import Address
+from authproxy.upstream.departure import Address
 
 
 class Peer:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authproxy.backends.backend import Address, Destination
 from authproxy.backends.openfaas import MAX_ANSWER_BYTES, OpenFaasBackend
+from authproxy.upstream.departure import Address, Destination
 from policies.decision import Deny, Reason
 from policies.errors import BackendUnavailable, SettingsError
 from policies.request import AccessRequest, Head, TrustedPeers, read_head
