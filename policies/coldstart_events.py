@@ -1,7 +1,7 @@
 """
 What can happen to a waiting room, and what it can want done: the alphabet of ``coldstart.py``.
 
-Plain values without behaviour. Instants are Unix seconds.
+Plain values without behaviour. Instants are seconds of any clock that never goes back.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
 The parts a waiting room is made of: the line, the ledger of places taken, the backoff and the memory of cold starts.
 
-They count and order; when anybody is let in, and why not, is ``coldstart.py``'s to decide. No clock: instants are Unix
-seconds, given by the caller.
+They count and order; when anybody is let in, and why not, is ``coldstart.py``'s to decide. No clock: instants are
+seconds of one that never goes back, given by the caller.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class Activator:
     Args:
         backends: by name, looked up for each call, so that a reload takes effect.
         spend_wake: takes one wake on a tenant's account before it is called for; None: wakes are free.
-        clock: Unix seconds.
+        clock: seconds that never go back: a corrected system clock must not make anybody wait longer, nor less.
         jitter: numbers in [0, 1) for backoffs.
     """
 
@@ -57,7 +57,7 @@ class Activator:
         *,
         spend_wake: SpendWake | None = None,
         max_held: int = MAX_HELD,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._tools = Tools(backends, metrics, spend_wake, clock, jitter)
@@ -73,17 +73,17 @@ class Activator:
         """Requests that wait now."""
         return self._ledger.total
 
-    def ready_now(self, place: Place, now: float | None = None) -> bool:
+    def ready_now(self, place: Place) -> bool:
         """
         Let the request in if its function is known to be awake and has room; never waits, never calls the platform.
 
-        True takes a place in flight (``finished`` gives it back). ``now`` is the clock's, where the caller has it.
+        True takes a place in flight (``finished`` gives it back).
         """
         tenant = place.tenant
         driver = self._drivers.get((tenant.backend, tenant.namespace, place.function))
         if driver is None:
             return False
-        return driver.room.admit(place.spec.concurrency, self._clock() if now is None else now)
+        return driver.room.admit(place.spec.concurrency, self._clock())
 
     async def hold(
         self,

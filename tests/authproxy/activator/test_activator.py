@@ -461,3 +461,21 @@ async def test_what_nobody_held_is_no_error() -> None:
         assert not made.activator.ready_now(place("nowhere"))
         await made.activator.close()
         await made.activator.close()
+
+
+@pytest.mark.parametrize("step_s", [-86_400.0, -3600.0, 3600.0])
+async def test_a_corrected_system_clock_holds_nobody_longer_or_less(
+    monkeypatch: pytest.MonkeyPatch, step_s: float
+) -> None:
+    """Set back, it neither stops the polling nor moves a deadline; set forward, it refuses nobody before time."""
+    real = time.time
+    async with front() as made:
+        made.faas.add(FUNCTION, "acme", replicas=0, start_s=0.3)
+        made.faas.add("never", "acme", replicas=0, start_s=60)
+        woken = made.hold(place(FUNCTION, max_wait_s=5.0))
+        in_vain = made.hold(place("never", max_wait_s=1.0))
+        await until(lambda: made.activator.held == 2)
+        monkeypatch.setattr(time, "time", lambda: real() + step_s)
+        assert await asyncio.wait_for(woken, 2.0) is None
+        refused = await asyncio.wait_for(in_vain, 2.0)
+        assert refused is not None and refused.reason is Reason.COLD_START_TIMEOUT
