@@ -1,4 +1,4 @@
-"""Redis dies during load: nobody sees an error, limits go on by local share, and Redis is used again when it is back."""
+"""Redis dies during load: nobody sees an error, limits go on by local share, and Redis is used when it is back."""
 
 import asyncio
 import time
@@ -105,7 +105,8 @@ async def test_the_local_share_holds_while_redis_is_down(redis: RedisServer) -> 
     """With one replica the share is the whole limit: no more than burst and rate allow pass without Redis."""
     async with running_world(redis=redis.url) as world:
         file = world.policies / "acme.yaml"
-        file.write_text(file.read_text().replace("limits:\n", "limits:\n  - {id: total, per: tenant, rate: 10/s, burst: 20}\n"))
+        text = file.read_text().replace("limits:\n", "limits:\n  - {id: total, per: tenant, rate: 10/s, burst: 20}\n")
+        file.write_text(text)
         assert await world.app.parts.folder.reload()
         world.faas.add("survey-web", "acme")
         redis.kill()
