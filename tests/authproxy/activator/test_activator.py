@@ -478,4 +478,5 @@ async def test_a_corrected_system_clock_holds_nobody_longer_or_less(
         monkeypatch.setattr(time, "time", lambda: real() + step_s)
         assert await asyncio.wait_for(woken, 2.0) is None
         refused = await asyncio.wait_for(in_vain, 2.0)
-        assert refused is not None and refused.reason is Reason.COLD_START_TIMEOUT
+        assert refused is not None
+        assert refused.reason is Reason.COLD_START_TIMEOUT
