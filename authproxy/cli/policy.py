@@ -62,6 +62,11 @@ class Report:
         }
 
 
+_LOOPBACK = click.option(
+    "--loopback-http", "is_demo", is_flag=True, help="Allow http to loopback addresses, as the demo's own folder needs."
+)
+
+
 @click.group(epilog="Example: portero policy check ./policies")
 def policy() -> None:
     """Check, test and explain policy files."""
@@ -69,14 +74,15 @@ def policy() -> None:
 
 @policy.command(epilog="Example: portero policy check --format json ./policies")
 @click.argument("folders", metavar="DIR…", nargs=-1, required=True, type=_FOLDER)
+@_LOOPBACK
 @_FORMAT
-def check(folders: tuple[Path, ...], form: str) -> None:
+def check(folders: tuple[Path, ...], is_demo: bool, form: str) -> None:
     """
     Read policy folders, find every mistake, run their tests.
 
     Exit status 0 when the folders can be served as they are, 1 when not.
     """
-    reports = [_judged(folder) for folder in folders]
+    reports = [_judged(folder, is_demo=is_demo) for folder in folders]
     if form == "json":
         click.echo(json.dumps({"folders": [report.as_json() for report in reports]}, indent=2))
     else:
@@ -92,13 +98,14 @@ def check(folders: tuple[Path, ...], form: str) -> None:
 
 @policy.command(epilog="Example: portero policy test ./policies")
 @click.argument("folders", metavar="DIR…", nargs=-1, required=True, type=_FOLDER)
-def test(folders: tuple[Path, ...]) -> None:
+@_LOOPBACK
+def test(folders: tuple[Path, ...], is_demo: bool) -> None:
     """
     Run the *_test.yaml files of policy folders.
 
     Exit status 0 when every case holds, 1 when one does not or the folder has mistakes.
     """
-    reports = [_judged(folder) for folder in folders]
+    reports = [_judged(folder, is_demo=is_demo) for folder in folders]
     for report in reports:
         _complain(report.mistakes)
         if report.policies is not None:
@@ -121,6 +128,7 @@ def test(folders: tuple[Path, ...]) -> None:
 @click.option("--source-ip", default=SOMEWHERE, show_default=True, help="The client's address.")
 @click.option("--at", metavar="INSTANT", help="When, such as 2026-03-04T12:00:00Z; now when absent.")
 @click.option("--action", type=click.Choice(ACTIONS), default="invoke", show_default=True, help="What to do with it.")
+@_LOOPBACK
 @_FORMAT
 def explain(  # one parameter an option
     folder: Path,
@@ -133,6 +141,7 @@ def explain(  # one parameter an option
     source_ip: str,
     at: str | None,
     action: str,
+    is_demo: bool,
     form: str,
 ) -> None:
     """
@@ -154,7 +163,7 @@ def explain(  # one parameter an option
         action=action,
     )
     now = time.time() if at is None else _instant(at)
-    report = _compiled(folder)
+    report = _compiled(folder, is_demo=is_demo)
     if report.policies is None:
         _complain(report.mistakes)
         sys.exit(MISTAKES)
@@ -175,12 +184,12 @@ def schema(tests: bool) -> None:
     click.echo(json.dumps(model.schema_of_tests() if tests else model.schema(), indent=2))
 
 
-def _compiled(folder: Path) -> Report:
+def _compiled(folder: Path, *, is_demo: bool) -> Report:
     """The folder read and compiled; never raises for what stands in it."""
     report = Report(str(folder))
     try:
         report.documents = read_all(read_folder(folder))
-        report.policies, report.warnings = compile_with_warnings(report.documents)
+        report.policies, report.warnings = compile_with_warnings(report.documents, allow_loopback_http=is_demo)
     except FolderUnreadable as error:
         report.mistakes = [Mistake(str(folder), 1, 1, str(error))]
         return report
@@ -191,9 +200,9 @@ def _compiled(folder: Path) -> Report:
     return report
 
 
-def _judged(folder: Path) -> Report:
+def _judged(folder: Path, *, is_demo: bool) -> Report:
     """The folder compiled and, when that went well, its tests run."""
-    report = _compiled(folder)
+    report = _compiled(folder, is_demo=is_demo)
     if report.policies is not None and report.documents is not None:
         tests = run_tests(report.policies, report.documents, now=time.time())
         report.passed, report.failed = tests.passed, len(tests.mistakes)

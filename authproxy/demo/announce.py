@@ -48,6 +48,7 @@ def announce(demo: Demo, console: Console, seconds: float) -> None:
     )
     places = (
         ("policies", f"{demo.files.policies}  (edit a file, and see it taken up or refused)"),
+        ("check", f"{portero} policy check --loopback-http {demo.files.policies}"),
         ("status", f"{demo.admin_url}/policy/status"),
         ("metrics", f"{demo.admin_url}/metrics"),
         ("audit", f"tail -f {demo.files.audit}"),

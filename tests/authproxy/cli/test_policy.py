@@ -216,3 +216,18 @@ def test_schema_is_the_file_in_the_tree() -> None:
     root = EXAMPLE.parents[1]
     assert json.loads(run("schema").stdout) == json.loads((root / "policy.schema.json").read_text())
     assert json.loads(run("schema", "--tests").stdout) == json.loads((root / "test.schema.json").read_text())
+
+
+def test_the_demos_own_folder_can_be_checked(tmp_path: Path) -> None:
+    """Plain http on loopback is a mistake, but for somebody who says that the folder is a demo's."""
+    for name, text in {
+        "platform.yaml": "version: 1\nbackends: {faas: {kind: openfaas, url: 'http://127.0.0.1:9'}}\n"
+        "tenants: {a: {hosts: [a.test], backend: faas, namespace: a}}\n",
+        "a.yaml": "version: 1\ntenant: a\nidentity:\n"
+        "  - {name: login, issuer: 'http://127.0.0.1:9', audiences: [x], algorithms: [ES256]}\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+    refused = CliRunner().invoke(policy, ["check", str(tmp_path)])
+    assert refused.exit_code == 1
+    assert "https" in refused.stderr
+    assert CliRunner().invoke(policy, ["check", "--loopback-http", str(tmp_path)]).exit_code == 0
