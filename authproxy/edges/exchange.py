@@ -114,7 +114,9 @@ class PublicExchange:
         self.has_started = self.is_over = True
         self.status = status
         self.bytes_out = len(body)
-        transport.write(b"".join((STATUS_LINES[status], block, framing, persistence, b"\r\n", body)))
+        self._connection.outbox.write(
+            transport, b"".join((STATUS_LINES[status], block, framing, persistence, b"\r\n", body))
+        )
 
     def start(self, status: int, block: bytes, content_length: int | None, first: bytes = b"") -> None:
         persistence = self._persistence()
@@ -178,6 +180,7 @@ class PublicExchange:
         transport = self._connection.transport
         if transport is None or transport.is_closing():
             raise ClientGone
+        self._connection.outbox.flush()
         transport.write(data)
 
     # -- tunnels -----------------------------------------------------------------------------------------------------

@@ -92,6 +92,7 @@ class ClientConnection(RequestHandler):
         "_head_bytes",
         "_parked",
         "is_draining",
+        "outbox",
         "peer",
         "read_stalls_at",
         "scheme",
@@ -102,6 +103,7 @@ class ClientConnection(RequestHandler):
     def __init__(self, edge: PublicEdge, manager: web.Server, loop: asyncio.AbstractEventLoop, **limits: Any) -> None:
         super().__init__(manager, loop=loop, **limits)
         self._edge = edge
+        self.outbox = edge.outbox
         self._exchange: PublicExchange | None = None
         self._head_bytes = 0
         self._garbage = False
@@ -140,12 +142,14 @@ class ClientConnection(RequestHandler):
     def abort(self) -> None:
         """Close at once. Idempotent."""
         self._force_close = True
+        self.outbox.flush()  # the answer to an earlier request of this connection is whole and may still wait
         if self.transport is not None:
             self.transport.abort()
 
     def drain_and_close(self) -> None:
         """Take no further request; what runs may finish."""
         self.is_draining = True
+        self.outbox.flush()
         if self._exchange is None and not self._messages and not self._head_bytes:
             self.force_close()
 
@@ -342,6 +346,7 @@ class ClientConnection(RequestHandler):
             self.abort()
         finally:
             edge.ended()
+            self.outbox.flush()
             if self.transport is not None:
                 self.transport.close()
 
@@ -357,6 +362,7 @@ class ClientConnection(RequestHandler):
 
     async def _linger(self, exchange: PublicExchange | None) -> None:
         """Half-close, and let a client that is still sending come to its end before the connection is closed."""
+        self.outbox.flush()
         transport = self.transport
         if transport is None or transport.is_closing():
             return

@@ -103,6 +103,7 @@ class PublicEdge:
     ) -> None:
         self._gate = gate
         self._pool = pool
+        self.outbox = pool.outbox
         self.keepalive_s = keepalive_s
         self.head_timeout_s = head_timeout_s
         self.body_timeout_s = body_timeout_s
@@ -199,6 +200,7 @@ class PublicEdge:
         """Answer a head that the parser refused, repeating nothing of it."""
         problem = self._gate.refuse_unread(reason, _UNREAD[reason], connection.peer).problem
         lines = "".join([f"{name}: {value}\r\n" for name, value in problem.fields]).encode("latin-1", "replace")
+        self.outbox.flush()
         if connection.transport is not None and not connection.transport.is_closing():
             connection.transport.write(
                 b"%bcontent-length: %d\r\nconnection: close\r\n\r\n%b"

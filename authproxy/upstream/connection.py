@@ -24,6 +24,7 @@ from policies.decision import Reason
 
 if TYPE_CHECKING:
     from authproxy.upstream.departure import Address
+    from authproxy.upstream.outbox import Outbox
     from policies.tables import Timeouts
 
 HEAD_LIMIT_BYTES: Final = 64 * 1024
@@ -41,6 +42,8 @@ _BLANKS: Final = b" \t"
 
 class Keeper(Protocol):
     """Who keeps connections: the pool."""
+
+    outbox: Outbox
 
     def lost(self, connection: Connection) -> None:
         """The connection is gone; it must be forgotten. Called once."""
@@ -171,6 +174,13 @@ class Connection(asyncio.Protocol):
         if transport is None or transport.is_closing():
             raise self.failure or ForwardFailed(Reason.UPSTREAM_CLOSED, CLOSED, is_untouched=True)
         transport.write(data)
+
+    def send_soon(self, data: bytes) -> None:
+        """Write a whole request by the end of the loop's turn. Raises: as ``send``."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            raise self.failure or ForwardFailed(Reason.UPSTREAM_CLOSED, CLOSED, is_untouched=True)
+        self._keeper.outbox.write(transport, data)
 
     def forget_consumer(self) -> None:
         """Nobody waits any more."""

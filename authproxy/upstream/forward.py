@@ -45,7 +45,7 @@ def send_now(passed: Departure, exchange: Exchange, pool: Pool, consumer: Consum
     connection.begin(passed.allow.place.spec.timeouts, is_head=request.method == "HEAD", consumer=consumer)
     try:
         body = _body_at_hand(passed, exchange) if has_body else b""
-        connection.send(passed.request_block + request_framing(request.method, body or b""))
+        connection.send_soon(passed.request_block + request_framing(request.method, body or b""))
     except ForwardFailed:
         connection.forget_consumer()
         pool.give_back(connection)

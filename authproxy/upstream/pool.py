@@ -20,6 +20,7 @@ from authproxy.metrics import Metrics
 from authproxy.upstream.connection import Connection
 from authproxy.upstream.departure import Address
 from authproxy.upstream.failures import CONNECT_TIMEOUT, TOO_MANY, UNREACHABLE, ForwardFailed
+from authproxy.upstream.outbox import Outbox
 from policies.decision import Reason
 
 SWEEP_S: Final = 0.1
@@ -67,6 +68,8 @@ class Pool:
         metrics: Metrics | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self.outbox = Outbox(self._loop)
+        """Through it leaves what is whole; shared with the edge."""
         self._lanes: dict[Address, _Lane] = {}
         self._connections: set[Connection] = set()
         self._max_per_address = max_per_address
