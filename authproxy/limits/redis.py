@@ -29,7 +29,10 @@ from authproxy.metrics import Metrics
 from policies.gcra import NOTHING_TO_SPEND, SECOND_US, Check, Spent
 
 SECOND_LOOK_S: Final = 0.005
-"""A loop that was late itself looks once more before it blames Redis: uvloop runs timers before it reads sockets."""
+"""
+How long one command is given at the least. A loop that was late itself must not blame Redis: uvloop runs timers before
+it reads sockets, and what gathered meanwhile is overdue before it is sent.
+"""
 _OF_ONE_TENANT: Final = ("MOVED", "ASK", "CROSSSLOT", "TRYAGAIN")
 """Errors that say where a key lives and not that the server is ill."""
 
@@ -74,7 +77,8 @@ class RedisStore:
         self._pending: list[Asked] = []
         self._in_flight: list[Batch] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._is_second_look = False
+        self._overdue: Batch | None = None
+        """Found overdue by the last look."""
 
     async def start(self) -> None:
         """Connect; returns when Redis has answered or the first attempt has failed. Else the first spend does so."""
@@ -149,11 +153,14 @@ class RedisStore:
         """The next command: up to 64 checks. In a cluster one for each tenant that waits."""
         groups: dict[str, list[Asked]] = {}
         sizes: dict[str, int] = {}
-        left = []
-        for asked in self._pending:
+        left: list[Asked] = []
+        for at, asked in enumerate(self._pending):
             name = asked.tenant if self._is_cluster else ""
             size = sizes.get(name, 0) + len(asked.checks)
             if size > MAX_CHECKS and name in groups:
+                if not self._is_cluster:  # nobody behind has room either: a long line is not walked for each command
+                    left = self._pending[at:]
+                    break
                 left.append(asked)
             else:
                 sizes[name] = size
@@ -225,14 +232,15 @@ class RedisStore:
     def _look(self) -> None:
         """Is the command in flight overdue? One timer looks, instead of one per command that is cancelled each time."""
         self._timer = None
-        is_second_look, self._is_second_look = self._is_second_look, False
+        looked_at, self._overdue = self._overdue, None
         if not self._in_flight:
             return
         now = asyncio.get_running_loop().time()
+        batch = self._in_flight[0]
         if now < self._deadline():
             self._arm(self._deadline())
-        elif not is_second_look:
-            self._is_second_look = True
+        elif batch is not looked_at:
+            self._overdue = batch
             self._arm(now + SECOND_LOOK_S)
         else:
             self._connection.give_up("no answer in time")

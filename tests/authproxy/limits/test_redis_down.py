@@ -306,3 +306,32 @@ def test_shares_never_exceed_the_limit() -> None:
         assert share.burst * replicas <= one.burst
         assert share.emission_us >= one.emission_us * replicas
         assert share.tolerance_us == share.emission_us * share.burst
+
+
+async def test_a_name_that_is_none() -> None:
+    """A host that no resolver takes is a server that is down: told, looked for again, and closed without an error."""
+    metrics = Metrics()
+    store = RedisStore("redis://no..name:6379", metrics=metrics)
+    await store.start()
+    assert store.spend_now("acme", (check(1.0, 1),), time.time()) is not None
+    await asyncio.sleep(0.2)
+    assert store.is_degraded
+    assert metrics.limit_store_is_degraded.value() == 1
+    assert metrics.limit_store_failures_total.value() > 1
+    await store.close()
+
+
+async def test_a_crowd_is_not_held_against_redis(own_redis: RedisServer) -> None:
+    """3,000 requests at once, judged by a loop that was late itself: Redis answers promptly and so counts them all."""
+    metrics = Metrics()
+    store = RedisStore(own_redis.url, metrics=metrics)
+    await store.start()
+    checks = (check(0.001, 1000, key="crowd"), check(1000.0, 5000, key="other"))
+    asked = [asyncio.ensure_future(store.spend("acme", checks, time.time())) for _ in range(3000)]
+    await asyncio.sleep(0)
+    time.sleep(0.06)  # noqa: ASYNC251 - the loop being late is what is tested
+    answers = await asyncio.gather(*asked)
+    assert sum(answer.refused is None for answer in answers) == 1000
+    assert metrics.limit_store_failures_total.value() == 0
+    assert not store.is_degraded
+    await store.close()
