@@ -150,7 +150,7 @@ class Connection:
                 await self._say_alive(wire)
             if not wire.is_open:
                 raise ConnectionResetError("connection lost")
-        except (OSError, WireError, TimeoutError) as error:
+        except (OSError, WireError, TimeoutError, ValueError) as error:  # ValueError: a host name that cannot be one
             if wire is not None:
                 wire.close()
             self._failures[0] += 1
