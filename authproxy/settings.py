@@ -101,6 +101,8 @@ class Settings(BaseModel):
 
 HIDDEN: Final = frozenset({"allow_loopback_http"})
 """Settings that only code may set: they loosen a rule for the demo."""
+MAY_HOLD_SECRETS: Final = frozenset({"redis"})
+"""Settings that are not repeated in an error: a URL may hold a password, though it should not."""
 
 
 def load_settings(
@@ -176,4 +178,5 @@ def _message(detail: Any, sources: Mapping[str, str]) -> str:
     if detail["type"] == "missing":
         flag = "--" + name.replace("_", "-")
         return f"{name} is not set: give {flag}, {ENVIRONMENT_PREFIX}{name.upper()} or {name} in {DEFAULT_FILE}"
-    return f"{sources.get(name, name)}: {text[:1].lower()}{text[1:]} (got {detail['input']!r})"
+    got = "" if name in MAY_HOLD_SECRETS else f" (got {detail['input']!r})"
+    return f"{sources.get(name, name)}: {text[:1].lower()}{text[1:]}{got}"

@@ -72,3 +72,12 @@ def test_every_setting_is_documented() -> None:
     ]
     assert sorted(rows) == known_settings()
     assert all(field.description for field in Settings.model_fields.values())
+
+
+@pytest.mark.parametrize("url", ["http://portero:hunter2@redis", "redis://portero:hunter2@[redis"])
+def test_a_password_in_a_url_is_not_repeated(url: str) -> None:
+    """The error of a Redis URL that cannot be read does not quote it."""
+    with pytest.raises(SettingsError) as caught:
+        load_settings({"policies": "p", "redis": url}, {}, None)
+    assert "hunter2" not in str(caught.value.mistakes)
+    assert caught.value.mistakes[0].startswith("--redis: ")
