@@ -1,13 +1,12 @@
 """
-One connection to an upstream: an ``asyncio.Protocol`` over llhttp (``httptools``) that carries one request at a time.
+One connection to an upstream: an ``asyncio.Protocol`` that carries one request at a time.
 
 The protocol side (``data_received`` and the parser's callbacks) only collects; the consumer side (``answer_head``,
 ``read``, ``take``) is awaited by whoever forwards the request. A connection never decides to be used again: that is its
 consumer's to say, after it has taken status, head and body. Deciding it in here, when the last byte arrives, mixes the
 answers of different users under load, because the consumer has not run yet.
 
-It refuses to know requests, policies and the public side. What an upstream may not do is decided in here: framing
-that can be read in two ways, a head over 64 KiB, a second answer, data while idle.
+It refuses to know requests, policies and the public side; what an upstream may not do is ``answer.py``'s.
 """
 
 from __future__ import annotations
@@ -17,8 +16,9 @@ from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+from httptools import HttpParserError, HttpParserUpgrade
 
+from authproxy.upstream.answer import AnswerReader
 from authproxy.upstream.failures import ANSWER_TIMEOUT, CLOSED, GARBLED, ForwardFailed
 from policies.decision import Reason
 
@@ -27,17 +27,12 @@ if TYPE_CHECKING:
     from authproxy.upstream.outbox import Outbox
     from policies.tables import Timeouts
 
-HEAD_LIMIT_BYTES: Final = 64 * 1024
-"""Head of an answer, and likewise any run of framing without a byte of body (trailers, chunk extensions)."""
-READ_HIGH_BYTES: Final = 128 * 1024
-"""Answer bytes waiting for the consumer beyond which the socket is not read; twice aiohttp's write buffer limit."""
 WRITE_HIGH_BYTES: Final = 64 * 1024
 """Request bytes waiting for the upstream beyond which the client is not read."""
 
 
 LINGER_S: Final = 0.5
 """A tunnel's last bytes may take this long to leave; either side closing closes the other within one second."""
-_BLANKS: Final = b" \t"
 
 
 class Keeper(Protocol):
@@ -56,51 +51,37 @@ class Consumer(Protocol):
         """The answer is whole, or failed, or comes in pieces. Called once, outside of the parser."""
 
 
-class Connection(asyncio.Protocol):
+class Connection(AnswerReader, asyncio.Protocol):
     """Made by the pool. ``begin`` ... ``is_reusable`` is one request."""
 
     __slots__ = (
         "_body_waiter",
-        "_body_was",
         "_consumer",
         "_drain_waiter",
-        "_framing_bytes",
-        "_is_head_request",
         "_is_reading_paused",
         "_is_writing_paused",
         "_keeper",
         "_loop",
-        "_parser",
-        "_pieces",
-        "_pieces_bytes",
-        "_to_eof",
-        "_upgrades",
         "address",
-        "content_length",
         "deadline",
         "failure",
-        "fields",
-        "has_head",
         "idle_s",
         "idle_until",
-        "is_complete",
         "is_counted",
         "is_sending",
         "is_taken",
-        "keeps_alive",
         "lane",
         "on_resume_writing",
-        "status",
         "total_until",
         "transport",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, keeper: Keeper, address: Address) -> None:
+        super().__init__()
         self._loop = loop
         self._keeper = keeper
         self.address = address
         self.transport: asyncio.Transport | None = None
-        self._parser: Any = HttpResponseParser(self)
         self._body_waiter: asyncio.Future[None] | None = None
         self._drain_waiter: asyncio.Future[None] | None = None
         self._is_writing_paused = False
@@ -112,27 +93,17 @@ class Connection(asyncio.Protocol):
         """The pool's: its place is taken."""
         self.idle_until = inf
         self.idle_s = inf
-        self._is_head_request = False
-        self._upgrades = False
         self.lane: Any = None
         """The pool's."""
         self._forget()
 
     def _forget(self) -> None:
-        self.status = 0
-        self.fields: list[tuple[bytes, bytes]] = []
-        self.content_length: int | None = None
-        self.has_head = False
-        self.is_complete = False
+        self.forget_answer()
         self.is_sending = False
         """A body is still being pumped: silence of the upstream is no fault of it."""
-        self.keeps_alive = False
         self.failure: Exception | None = None
         self.deadline = self.total_until = inf
         """Event loop time after which the pool's sweep calls ``time_out``."""
-        self._pieces: list[bytes] = []
-        self._pieces_bytes = self._framing_bytes = self._body_was = 0
-        self._to_eof = False
 
     # -- one request -----------------------------------------------------------------------------------------------
 
@@ -327,19 +298,15 @@ class Connection(asyncio.Protocol):
                 self.fail(ForwardFailed(Reason.UPSTREAM_GARBLED, GARBLED))
                 return
             self.abort()
-        if self._framing_bytes > HEAD_LIMIT_BYTES and not self.is_complete:
-            self._bound_framing()
+        if self.is_framing_too_long:
+            self.fail(ForwardFailed(Reason.UPSTREAM_GARBLED, GARBLED))
+            return
         self._wake()
 
-    def _bound_framing(self) -> None:
-        """
-        The parser keeps an unfinished field in memory: a head or trailer that never ends must be cut from out
-        here.
-        """
-        if self._body_was:
-            self._framing_bytes = self._body_was = 0
-            return
-        self.fail(ForwardFailed(Reason.UPSTREAM_GARBLED, GARBLED))
+    def hold_reading(self) -> None:
+        if not self._is_reading_paused and self.transport is not None:
+            self._is_reading_paused = True
+            self.transport.pause_reading()
 
     def eof_received(self) -> None:
         if self.is_taken and self.has_head and not self.is_complete and (self._to_eof or self.status == 101):
@@ -367,77 +334,3 @@ class Connection(asyncio.Protocol):
     @property
     def is_writing_paused(self) -> bool:
         return self._is_writing_paused
-
-    # -- callbacks of the parser -----------------------------------------------------------------------------------
-
-    def on_message_begin(self) -> None:
-        if self.is_complete:
-            self._refuse_excess()
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self.has_head:
-            return  # a trailer: dropped, because fields that were judged in the head could come again in here
-        size = len(name)
-        if size == 17 and name.lower() == b"transfer-encoding":
-            # Only one coding is understood, and only said once: any other body would be passed on without its coding.
-            if self._to_eof or value.rstrip(_BLANKS).lower() != b"chunked":
-                raise ValueError(value)
-            self._to_eof = True
-        elif size == 14 and name.lower() == b"content-length":
-            value = value.rstrip(_BLANKS)  # llhttp strips in front only (RFC 9112 section 5.1)
-            self.content_length = int(value)
-        self.fields.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        if self.is_complete:
-            self._refuse_excess()
-            return
-        parser = self._parser
-        status: int = parser.get_status_code()
-        if status < 200 and (status != 101 or not self._upgrades):
-            if status < 100 or status == 101:
-                raise ValueError(status)
-            self.fields = []
-            self.content_length = None
-            return
-        if status > 599 or parser.get_http_version() not in {"1.1", "1.0"}:
-            raise ValueError(status)
-        if (
-            self._framing_bytes > HEAD_LIMIT_BYTES
-            and sum(len(n) + len(v) + 4 for n, v in self.fields) > HEAD_LIMIT_BYTES
-        ):
-            raise ValueError(status)
-        self.status = status
-        self.has_head = True
-        self.keeps_alive = parser.should_keep_alive()
-        is_chunked = self._to_eof
-        self._to_eof = not is_chunked and self.content_length is None and status not in {204, 304, 101}
-        if self._is_head_request:
-            # llhttp cannot be told that this answer has no body: end here, and read the next one with a fresh parser.
-            self._to_eof = False
-            self.is_complete = True
-            self._parser = HttpResponseParser(self)
-
-    def on_body(self, data: bytes) -> None:
-        if self.is_complete:
-            self._refuse_excess()
-            return
-        self._body_was += len(data)
-        self._add(data)
-
-    def on_message_complete(self) -> None:
-        if self.has_head and self.status != 101:
-            self.is_complete = True
-
-    def _add(self, data: bytes) -> None:
-        if not data:
-            return
-        self._pieces.append(data)
-        self._pieces_bytes += len(data)
-        if self._pieces_bytes > READ_HIGH_BYTES and not self._is_reading_paused and self.transport is not None:
-            self._is_reading_paused = True
-            self.transport.pause_reading()
-
-    def _refuse_excess(self) -> None:
-        """Bytes after the whole answer, in one segment with it: it stands, but the connection is at its end."""
-        self.abort()

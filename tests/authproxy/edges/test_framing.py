@@ -23,6 +23,17 @@ def answers(wire: bytes) -> Script:
     return script
 
 
+async def test_fields_of_an_early_answer_are_not_those_of_the_final_one() -> None:
+    """A 1xx says nothing of the framing of what follows it."""
+    wire = (
+        b"HTTP/1.1 103 Early Hints\r\nTransfer-Encoding: chunked\r\nX-Early: 1\r\n\r\n"
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    )
+    async with Front(answers(wire)) as front, front.client() as client:
+        answer = await client.get()
+        assert (answer.status, answer.body, answer.field("x-early")) == (200, b"abc", None)
+
+
 async def test_a_length_stays_a_length() -> None:
     """A body whose length was said is framed by its length."""
     async with Front(answers(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")) as front, front.client() as client:

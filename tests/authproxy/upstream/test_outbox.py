@@ -46,7 +46,7 @@ async def test_a_flush_sends_what_waits_and_only_once() -> None:
 
 
 async def test_a_closed_transport_is_passed_over() -> None:
-    """uvloop raises on such a write; the others go on."""
+    """Uvloop raises on such a write; the others go on."""
     outbox, gone, wire = Outbox(asyncio.get_running_loop()), Wire(), Wire()
     outbox.write(cast("Any", gone), b"lost")
     outbox.write(cast("Any", wire), b"kept")
