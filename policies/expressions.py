@@ -8,7 +8,10 @@ request's facts is refused at load:
 - more than ``MAX_SOURCE_BYTES``, ``MAX_TOKENS`` or ``MAX_DEPTH`` open brackets (the library walks expressions by
   recursion);
 - ``map`` and ``filter`` (the library builds their lists in quadratic time, and chained they double strings without
-  end) and macros within macros; ``all``, ``exists`` and ``exists_one`` stay;
+  end) and macros within macros; ``all``, ``exists`` and ``exists_one`` stay, over a list of the request's facts, and
+  what they ask of each item is short and looks at the item and short facts alone: ``x in claims.list`` for each ``x``
+  of a list of thousands takes half a second;
+- more than ``MAX_SUMS`` signs ``+`` (lists are copied for each), and any within a macro;
 - ``matches`` (the library compiles the pattern for each request anew: 20 us for a plain one, 30 ms for a hostile one);
 - raw, bytes and triple-quoted strings and comments, where two scanners could disagree on what is code.
 
@@ -32,6 +35,12 @@ from policies.tables import Condition, Facts
 MAX_SOURCE_BYTES: Final = 4096
 MAX_TOKENS: Final = 512
 """The library recurses once per operator of a chain; 2,000 still pass on an 8 MiB stack, threads may have less."""
+MAX_SUMS: Final = 16
+"""Signs ``+``: 250 of them between lists of a thousand take two seconds."""
+MAX_MACRO_TOKENS: Final = 64
+"""Of one macro, its brackets included. Asked of each of thousands of items: some 5 ms."""
+_MACRO_FACTOR: Final = 20
+"""What a word within a macro weighs more than one outside."""
 MAX_DEPTH: Final = 24
 """Open brackets; the library itself gives up with an error at about 96."""
 
@@ -87,6 +96,8 @@ FUNCTIONS: Final = frozenset(
 )
 MACROS: Final = frozenset({"all", "exists", "exists_one", "existsOne"})
 """Macros that look at each item of a list once."""
+_LONG: Final = frozenset({"claims", "groups", "path"})
+"""Facts that may be as long as the list of a macro: not to be looked at again for each of its items."""
 _WORDS: Final = frozenset({"true", "false", "null", "in", "int", "uint", "double", "string", "bool", "list", "map"})
 """Literals, the one operator that is spelt as a word, and the names of types (for ``type(x) == int``)."""
 
@@ -135,6 +146,16 @@ def compile_expression(source: str) -> Condition:
     except ValueError as failure:
         raise ExpressionError(f"no CEL: {_parser_says(failure)}") from failure
     return _condition(program, needs)
+
+
+def weight(source: str) -> int:
+    """What running ``source`` costs at most, in words looked at once; 0 for one that cannot be used."""
+    try:
+        scanner = _Scanner(_tokens(source))
+        scanner.scan()
+    except ExpressionError:
+        return 0
+    return len(scanner.tokens) + _MACRO_FACTOR * scanner.macro_tokens
 
 
 def _condition(program: cel.Program, needs: _Needs) -> Condition:
@@ -213,11 +234,20 @@ class _Scanner:
         """Number of brackets that are open inside the macro being read; None outside of macros."""
         self.bound = ""
         """The macro's own variable."""
+        self.macro_at = 0
+        """Where the macro being read begins."""
+        self.macro_tokens = 0
+        """Of all macros together."""
+        self.sums = 0
 
     def scan(self) -> _Needs:
         for position, (kind, text) in enumerate(self.tokens):
+            if self.macro_depth is not None:
+                self._count(position)
             if kind == "name":
                 self._name(position, text)
+            elif text == "+":
+                self._sum()
             elif text in "([{":
                 self.open.append(text)
                 if len(self.open) > MAX_DEPTH:
@@ -228,6 +258,18 @@ class _Scanner:
                 if self.open:
                     self.open.pop()
         return _Needs(frozenset(self.variables), None if self.reads_all_claims else frozenset(self.claims))
+
+    def _count(self, position: int) -> None:
+        self.macro_tokens += 1
+        if position - self.macro_at > MAX_MACRO_TOKENS:
+            raise ExpressionError(f"a macro has more than {MAX_MACRO_TOKENS} words and signs")
+
+    def _sum(self) -> None:
+        self.sums += 1
+        if self.macro_depth is not None:
+            raise ExpressionError("'+' within a macro is not available: its cost is not bounded")
+        if self.sums > MAX_SUMS:
+            raise ExpressionError(f"'+' stands more than {MAX_SUMS} times")
 
     def _name(self, position: int, name: str) -> None:
         is_member = self._text(position - 1) == "."
@@ -240,6 +282,9 @@ class _Scanner:
         elif self.macro_depth is not None and name == self.bound:
             return
         elif name in VARIABLES:
+            if self.macro_depth is not None and name in _LONG:
+                text = f"{name!r} within a macro is not available: one pass over one list is allowed"
+                raise ExpressionError(f"{text}; compare it outside")
             self.variables.add(name)
             if name == "claims":
                 self._claim(position)
@@ -268,8 +313,27 @@ class _Scanner:
             raise ExpressionError(f"{name}() is written as list.{name}(item, condition)")
         if bound in VARIABLES or bound in _WORDS:
             raise ExpressionError(f"{name}() may not call its item {bound!r}: the name is taken")
+        if not self._is_fact(position - 2):
+            raise ExpressionError(
+                f"{name}() is asked of groups or of a claim, such as claims.roles, and of nothing else"
+            )
         self.bound = bound
         self.macro_depth = len(self.open) + 1
+        self.macro_at = position
+
+    def _is_fact(self, position: int) -> bool:
+        """Whether ``groups``, ``claims``, or a path from there such as ``claims.a["b"]`` ends at ``position``."""
+        while True:
+            if self._text(position) == "]":
+                if self._token(position - 1).kind != "string" or self._text(position - 2) != "[":
+                    return False
+                position -= 3
+                continue
+            if self._token(position).kind != "name":
+                return False
+            if self._text(position - 1) != ".":
+                return self._text(position) in {"groups", "claims"}
+            position -= 2
 
     def _claim(self, position: int) -> None:
         """``claims.region`` and ``claims["region"]`` name a claim; anything else looks at all of them."""
