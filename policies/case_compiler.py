@@ -20,11 +20,11 @@ def check_tests(documents: Documents, findings: Findings) -> None:
         tenant = tenants.get(source.document.tenant)
         if tenant is None and not documents.mistakes:
             findings.mistake(source, unknown("tenant", source.document.tenant, tenants), "tenant")
+        providers = dict.fromkeys(provider.name for provider in tenant.identity) if tenant is not None else {}
+        accounts = dict.fromkeys(account.name for account in tenant.service_accounts) if tenant is not None else {}
         for index, case in enumerate(source.document.cases):
             _check_case(source, index, case, findings)
             if tenant is not None and case.as_ is not None:
-                providers = [provider.name for provider in tenant.identity]
-                accounts = [account.name for account in tenant.service_accounts]
                 if case.as_.provider is not None and case.as_.provider not in providers:
                     text = unknown("provider", case.as_.provider, providers)
                     findings.mistake(source, text, "cases", index, "as", "provider")

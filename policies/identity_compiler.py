@@ -82,21 +82,20 @@ def check_shared_issuers(sources: Sequence[Source[TenantDocument]], findings: Fi
 
     Two tenants may share an issuer when a claim says which tenants a token is for, or when no audience is common.
     """
-    seen: dict[tuple[str, str], list[tuple[str, str, bool]]] = {}
+    seen: dict[tuple[str, str], dict[str, str]] = {}
     for source in sources:
         for index, provider in enumerate(source.document.identity):
             where = source.where("identity", index)
-            for audience in dict.fromkeys(provider.audiences):
-                seen.setdefault((provider.issuer, audience), []).append(
-                    (source.document.tenant, where, provider.tenant_claim is not None)
-                )
+            for audience in provider.audiences:
+                # Of each tenant the first: one's own thousand entries are not walked through for each of them.
+                seen.setdefault((provider.issuer, audience), {}).setdefault(source.document.tenant, where)
     for source in sources:
         for index, provider in enumerate(source.document.identity):
             if provider.tenant_claim is not None:
                 continue
             for audience in dict.fromkeys(provider.audiences):
-                users = seen[provider.issuer, audience]
-                other = next((where for tenant, where, _ in users if tenant != source.document.tenant), None)
+                users = seen[provider.issuer, audience].items()
+                other = next((where for tenant, where in users if tenant != source.document.tenant), None)
                 if other is not None:
                     text = f"the issuer and the audience {audience!r} are another tenant's, too ({other}): "
                     text += "expected tenant_claim, which says what tenant a token is for, or another audience"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from typing import Final
+
+from policies.bounds import MAX_LIMIT_PATTERNS, MAX_LIMITS, MAX_LIMITS_TOGETHER, heaviest
 from policies.documents import Source
 from policies.findings import Findings
 from policies.model import Limit, PlatformDocument, TenantDocument
 from policies.quantities import frequency, size_bytes
 from policies.scope import Scope
-from policies.tables import Ceilings, LimitSpec
+from policies.tables import Ceilings, LimitSpec, Pattern
 
 
 def compile_limits(source: Source[TenantDocument], scope: Scope, findings: Findings) -> tuple[LimitSpec, ...]:
@@ -22,7 +26,35 @@ def compile_limits(source: Source[TenantDocument], scope: Scope, findings: Findi
                 text = f"expected one limit per identity-failure; the first is at {source.where('limits', first)}"
                 findings.mistake(source, text, "limits", index, "per")
             first = index if first is None else first
+    if not _is_bounded(source, scope, findings):
+        return ()
     return tuple([_limit(limit, source.where("limits", i), scope) for i, limit in enumerate(limits)])
+
+
+def _is_bounded(source: Source[TenantDocument], scope: Scope, findings: Findings) -> bool:
+    """Whether what each request has to look through and to spend stays within ``bounds``."""
+    limits = source.document.limits
+    if len(limits) > MAX_LIMITS:
+        findings.mistake(source, f"{len(limits)} limits; expected at most {MAX_LIMITS}", "limits", MAX_LIMITS)
+        return False
+    together: dict[Pattern, int] = defaultdict(int)
+    for limit in limits:
+        if limit.per != "identity-failure":
+            for pattern in (_ALL,) if limit.functions is None else scope.narrowed(limit.functions):
+                together[pattern] += 1
+    if sum(together.values()) > MAX_LIMIT_PATTERNS:
+        findings.mistake_of_key(source, f"more than {MAX_LIMIT_PATTERNS} functions in all limits together", "limits")
+        return False
+    most, of_most = heaviest(together)
+    if most > MAX_LIMITS_TOGETHER and of_most is not None:
+        name = of_most.text + "*" * of_most.is_prefix
+        text = f"{most} limits apply to {name!r} at once; expected at most {MAX_LIMITS_TOGETHER}"
+        findings.mistake_of_key(source, text, "limits")
+        return False
+    return True
+
+
+_ALL: Final = Pattern("", is_prefix=True)
 
 
 def _check(source: Source[TenantDocument], limit: Limit, index: int, scope: Scope, findings: Findings) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from policies.bounds import MAX_METHODS_A_PATH, MAX_ROUTE_SHAPES
 from policies.documents import Source
 from policies.findings import Findings
 from policies.locators import flaw_of_origin
@@ -30,11 +31,18 @@ def compile_routes(source: Source[TenantDocument], scope: Scope, findings: Findi
     findings.duplicates(source, "the route", [(route.id, ("routes", i, "id")) for i, route in enumerate(routes)])
     specs: list[RouteSpec] = []
     seen: dict[object, dict[str, RouteSpec]] = {}
+    shapes: set[object] = set()
     for index, route in enumerate(routes):
         spec = _compile(source, index, route, scope, findings)
         if spec is not None:
             _refuse_ambiguity(source, index, spec, seen, findings)
             specs.append(spec)
+            places = tuple([part.is_parameter for part in spec.parts])
+            shapes.add((places, spec.takes_rest, spec.has_trailing_slash))
+            if len(shapes) > MAX_ROUTE_SHAPES:
+                text = f"places literals and parameters in yet another way; expected at most {MAX_ROUTE_SHAPES} ways"
+                findings.mistake(source, text, "routes", index, "path")
+                return ()
     return tuple(specs)
 
 
@@ -123,6 +131,9 @@ def _refuse_ambiguity(
         findings.mistake(source, text, "routes", index, "path")
     for method in (_ANY,) if spec.methods is None else spec.methods:
         earlier.setdefault(method, spec)
+    if len(earlier) > MAX_METHODS_A_PATH:
+        text = f"more than {MAX_METHODS_A_PATH} methods of one path"
+        findings.mistake(source, text, "routes", index, "methods")
 
 
 _ANY: Final = "*"

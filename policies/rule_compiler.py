@@ -6,22 +6,26 @@ What the rules mean once they are in the table is ``rbac.py``'s; this module ref
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from difflib import get_close_matches
 from itertools import islice
 from typing import Final, Literal, NamedTuple
 
+from policies.bounds import MAX_CONDITION_WEIGHT, MAX_RULE_ENTRIES, Merged, entries_of, heaviest
 from policies.conditions import ConditionError, compile_conditions
 from policies.decision import RuleRef
 from policies.documents import Source
+from policies.expressions import weight as weight_of_expression
 from policies.findings import Findings
 from policies.model import Binding, DenyRule, Grant, ShortConditions, TenantDocument
 from policies.rbac_table import BindingInput, DenyInput, GrantInput, RoleInput, build_table
 from policies.route_compiler import refuse_methods
 from policies.scope import Scope
-from policies.tables import Condition, RbacTable
+from policies.tables import ACTIONS, Condition, Pattern, RbacTable
 
 Path = tuple[str | int, ...]
+_Compiled = tuple[Grant | DenyRule, GrantInput | DenyInput, Path]
+"""A rule as written, as compiled, and where it stands."""
 Effect = Literal["allow", "deny"]
 
 _LONGEST_LOOP: Final = 8
@@ -42,7 +46,68 @@ class RuleInputs(NamedTuple):
 
 def compile_rules(source: Source[TenantDocument], scope: Scope, findings: Findings) -> RbacTable:
     """One tenant's roles, bindings and deny rules as a table. With mistakes the table must not be used."""
-    return build_table(*rule_inputs(source, scope, findings))
+    inputs = rule_inputs(source, scope, findings)
+    return build_table(*(inputs if _is_bounded(source, inputs, findings) else RuleInputs([], [], [])))
+
+
+def _is_bounded(source: Source[TenantDocument], inputs: RuleInputs, findings: Findings) -> bool:
+    """Whether the table may be built; a mistake when it would cost more than ``bounds`` grants one tenant."""
+    document = source.document
+    allows: list[_Compiled] = [
+        (rule, grant, ("roles", role.name, "allow", i))
+        for role in inputs.roles
+        for i, (rule, grant) in enumerate(zip(document.roles[role.name].allow, role.allow, strict=True))
+    ]
+    denies: list[_Compiled] = [
+        (rule, deny, ("deny", i)) for i, (rule, deny) in enumerate(zip(document.deny, inputs.deny, strict=True))
+    ]
+    entries = 0
+    for _, rule, path in allows + denies:
+        entries += entries_of(rule.functions, rule.actions, rule.methods)
+        if entries > MAX_RULE_ENTRIES:
+            text = f"the rules up to here name more than {MAX_RULE_ENTRIES} functions times actions times methods"
+            findings.mistake(source, text, *path)
+            return False
+    merged = Merged()
+    for _, rule, _ in allows:
+        if rule.condition is None:
+            merged.add(rule.functions, rule.actions, rule.methods)
+    if merged.total() > MAX_RULE_ENTRIES:
+        text = f"rules for any method times the methods that others name come to more than {MAX_RULE_ENTRIES}"
+        findings.mistake_of_key(source, text, "roles")
+        return False
+    return _is_light(source, allows, findings) and _is_light(source, denies, findings)
+
+
+def _is_light(source: Source[TenantDocument], rules: Sequence[_Compiled], findings: Findings) -> bool:
+    """Whether the conditions that can meet in one request cost no more than a tenant is granted."""
+    weights: dict[str, dict[Pattern, int]] = {}
+    last: Path = ()
+    for rule, compiled, path in rules:
+        if compiled.condition is not None:
+            last = path
+            weight = _weight(rule.when) + _weight(rule.unless)
+            for action in ACTIONS if "*" in compiled.actions else compiled.actions:
+                of_action = weights.setdefault(action, {})
+                for pattern in compiled.functions:
+                    of_action[pattern] = of_action.get(pattern, 0) + weight
+    for of_action in weights.values():
+        if sum(of_action.values()) > MAX_CONDITION_WEIGHT:
+            most, of_most = heaviest(of_action)
+            if most > MAX_CONDITION_WEIGHT and of_most is not None:
+                name = of_most.text + "*" * of_most.is_prefix
+                text = f"conditions of {most} words and signs can meet in one request for {name!r}"
+                findings.mistake(source, f"{text}; expected at most {MAX_CONDITION_WEIGHT}", *last)
+                return False
+    return True
+
+
+def _weight(condition: str | ShortConditions | None) -> int:
+    if isinstance(condition, str):
+        return weight_of_expression(condition)
+    if condition is None:
+        return 0
+    return 5 + len(condition.source_ip or ())
 
 
 def rule_inputs(source: Source[TenantDocument], scope: Scope, findings: Findings) -> RuleInputs:
@@ -207,8 +272,9 @@ def _binding(source: Source[TenantDocument], binding: Binding, index: int) -> Bi
 
 def _check_bindings(source: Source[TenantDocument], findings: Findings) -> None:
     document = source.document
-    providers = [provider.name for provider in document.identity]
-    accounts = [account.name for account in document.service_accounts]
+    # Dictionaries keep the order, in which messages show them, and are searched at once.
+    providers = dict.fromkeys(provider.name for provider in document.identity)
+    accounts = dict.fromkeys(account.name for account in document.service_accounts)
     domains = {domain for provider in document.identity for domain in provider.email_domains}
     groups_of_accounts = {group for account in document.service_accounts for group in account.groups}
     has_groups = any(provider.claims.groups is not None for provider in document.identity)

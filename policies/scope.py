@@ -36,14 +36,14 @@ class Scope(NamedTuple):
     def narrowed(self, texts: Sequence[str]) -> tuple[Pattern, ...]:
         """The patterns of ``texts`` with ``*`` cut down to what is owned; those outside are left out."""
         if self.owns is None:
-            return tuple([pattern(text) for text in texts])
-        found: list[Pattern] = []
-        for text in texts:
+            return tuple([pattern(text) for text in dict.fromkeys(texts)])
+        found: dict[Pattern, None] = {}
+        for text in dict.fromkeys(texts):
             if text == "*":
-                found += self.owns
+                found |= dict.fromkeys(self.owns)
             elif self.holds(pattern(text)):
-                found.append(pattern(text))
-        return tuple(dict.fromkeys(found))
+                found[pattern(text)] = None
+        return tuple(found)
 
     def outside(self, texts: Sequence[str]) -> Iterator[int]:
         """Indices of the texts that reach outside."""

@@ -239,8 +239,8 @@ class FunctionTable:
     """Function name -> spec; ``memo`` is a bounded cache of names seen."""
 
     exact: Mapping[str, FunctionSpec]
-    prefixes: tuple[FunctionSpec, ...]
-    """Longest first; ``*`` last."""
+    prefixes: tuple[tuple[int, Mapping[str, FunctionSpec]], ...]
+    """(length of the prefix, specs by prefix), longest first, ``*`` last: one probe for each length, however many."""
     memo: dict[str, FunctionSpec] = field(default_factory=dict, init=False, compare=False, repr=False)
 
 

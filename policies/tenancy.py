@@ -104,11 +104,13 @@ def tenant_of(host: str, policies: PolicySet) -> TenantTable | None:
 
 def build_function_table(specs: Sequence[FunctionSpec]) -> FunctionTable:
     """Exact beats the longest prefix beats ``*``."""
+    by_length: dict[int, dict[str, FunctionSpec]] = {}
+    for spec in specs:
+        if spec.pattern.is_prefix:
+            by_length.setdefault(len(spec.pattern.text), {})[spec.pattern.text] = spec
     return FunctionTable(
         exact={spec.pattern.text: spec for spec in specs if not spec.pattern.is_prefix},
-        prefixes=tuple(
-            sorted((spec for spec in specs if spec.pattern.is_prefix), key=lambda spec: -len(spec.pattern.text))
-        ),
+        prefixes=tuple(sorted(by_length.items(), reverse=True)),
     )
 
 
@@ -116,7 +118,8 @@ def function_spec(table: FunctionTable, name: str) -> FunctionSpec:
     """How ``name`` is treated; the defaults (nothing public) when no pattern names it."""
     spec = table.exact.get(name) or table.memo.get(name)
     if spec is None:
-        spec = next((spec for spec in table.prefixes if name.startswith(spec.pattern.text)), _UNSPECIFIED)
+        found = (specs[name[:length]] for length, specs in table.prefixes if name[:length] in specs)
+        spec = next(found, _UNSPECIFIED)
         if len(table.memo) >= _SPECS_A_TENANT:
             table.memo.clear()
         table.memo[name] = spec

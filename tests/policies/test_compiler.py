@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -302,6 +303,26 @@ def test_star_ends_where_owning_ends() -> None:
             + "]\nroles: {a: {includes: [a]}}",
             id="many routes of one path",
         ),
+        pytest.param(
+            "identity: ["
+            + ", ".join(
+                f"{{name: p{i}, issuer: https://id.example, audiences: [a], algorithms: [RS256]}}"
+                for i in range(20_000)
+            )
+            + "]",
+            id="many providers of one issuer",
+        ),
+        pytest.param(
+            "identity: ["
+            + ", ".join(
+                f"{{name: p{i}, issuer: https://id.example/{i}, audiences: [a], algorithms: [RS256]}}"
+                for i in range(8000)
+            )
+            + "]\nbindings: [{id: b, roles: [], subjects: ["
+            + ", ".join(f'"p7999|{i}"' for i in range(50_000))
+            + "]}]",
+            id="many subjects of many providers",
+        ),
     ],
 )
 def test_hostile_folder_is_judged_in_time(text: str) -> None:
@@ -309,6 +330,117 @@ def test_hostile_folder_is_judged_in_time(text: str) -> None:
     began = time.process_time()
     assert mistakes_of(folder(text + "\n"))
     assert time.process_time() - began < 5
+
+
+def letters(number: int) -> str:
+    """A method of its own for each number below 10,000."""
+    return "".join(chr(65 + int(digit)) for digit in f"{number:04}")
+
+
+def listed(texts: Iterable[str]) -> str:
+    return "[" + ", ".join(texts) + "]"
+
+
+TOO_MUCH = {
+    "functions times actions times methods": (
+        "deny: [{id: d, functions: "
+        + listed(f"f{i}" for i in range(200))
+        + ', actions: ["*"], methods: '
+        + listed(map(letters, range(200)))
+        + "}]",
+        "3:8: the rules up to here name more than 200000 functions times actions times methods",
+    ),
+    "roles times methods": (
+        "roles: {m: {allow: [{functions: [f], actions: [invoke], methods: "
+        + listed(map(letters, range(1000)))
+        + "}]}, "
+        + ", ".join(f"r{i}: {{allow: [{{functions: [f], actions: [invoke]}}]}}" for i in range(1000))
+        + "}",
+        "3:1: rules for any method times the methods that others name come to more than 200000",
+    ),
+    "conditions of one function": (
+        "deny: "
+        + listed(f"{{id: d{i}, functions: [f*], actions: [invoke], when: path == '/{i}'}}" for i in range(2000)),
+        "conditions of 6000 words and signs can meet in one request for 'f*'; expected at most 5000",
+    ),
+    "conditions of a function and its prefixes": (
+        "roles: {r: {allow: "
+        + listed(
+            f"{{functions: [{'a*' if i % 2 else 'ab'}], actions: ['*'], when: path == '/{i}'}}" for i in range(2000)
+        )
+        + "}}",
+        "conditions of 6000 words and signs can meet in one request for 'ab'; expected at most 5000",
+    ),
+    "a macro in each of many conditions": (
+        "deny: "
+        + listed(
+            f"{{id: d{i}, functions: [f], actions: [invoke], when: 'claims.a.all(x, x == {i})'}}" for i in range(50)
+        ),
+        "can meet in one request for 'f'",
+    ),
+    "networks": (
+        "deny: [{id: d, functions: [f], actions: [invoke], when: {source_ip: "
+        + listed(f"10.0.{i // 256}.{i % 256}" for i in range(6000))
+        + "}}]",
+        "conditions of 6005 words",
+    ),
+    "limits": (
+        "limits: " + listed(f"{{id: l{i}, per: ip, functions: [f{i}], rate: 1/s}}" for i in range(501)),
+        "501 limits; expected at most 500",
+    ),
+    "limits of one function": (
+        "limits: "
+        + listed(f"{{id: l{i}, per: ip, rate: 1/s}}" for i in range(16))[:-1]
+        + ", "
+        + listed(f"{{id: m{i}, per: ip, functions: [f*], concurrent: 1}}" for i in range(17))[1:],
+        "33 limits apply to 'f*' at once; expected at most 32",
+    ),
+    "functions of limits": (
+        "limits: [{id: l, per: ip, rate: 1/s, functions: " + listed(f"f{i}" for i in range(2001)) + "}]",
+        "more than 2000 functions in all limits together",
+    ),
+    "shapes of routes": (
+        "routes: "
+        + listed(
+            f'{{id: r{i}, path: "/{"/".join(f"{{p{j}}}" if i >> j & 1 else "a" for j in range(8))}", function: f}}'
+            for i in range(201)
+        ),
+        "places literals and parameters in yet another way; expected at most 200 ways",
+    ),
+    "methods of one path": (
+        "routes: " + listed(f"{{id: r{i}, path: /a, function: f, methods: [{letters(i)}]}}" for i in range(65)),
+        "more than 64 methods of one path",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TOO_MUCH)
+def test_no_tenant_asks_too_much_of_the_process_of_all(name: str) -> None:
+    """What a rule multiplies, and what every request would have to look through, is bounded at load."""
+    text, expected = TOO_MUCH[name]
+    began = time.process_time()
+    found = mistakes_of(folder(text + "\n"))
+    assert time.process_time() - began < 5
+    assert len(found) == 1
+    assert expected in found[0]
+
+
+def test_what_a_tenant_may_ask_is_plenty() -> None:
+    """Hundreds of limits, routes and conditions that do not meet in one request are nothing to refuse."""
+    text = "limits: " + listed(f"{{id: l{i}, per: ip, functions: [f{i}], rate: 1/s}}" for i in range(400))
+    text += "\ndeny: " + listed(
+        f"{{id: d{i}, functions: [f{i}], actions: ['*'], when: 'claims.a.all(x, x == {i})'}}" for i in range(400)
+    )
+    text += "\nroutes: " + listed(f'{{id: r{i}, path: "/a{i}/{{b}}/c", function: f{i}}}' for i in range(3000))
+    assert mistakes_of(folder(text + "\n")) == []
+
+
+def test_a_star_written_often_is_one() -> None:
+    """``*`` times what a tenant owns, times as often as it is written, would be a file of millions."""
+    owns = listed(f"f{i}" for i in range(300))
+    platform = PLATFORM.replace("namespace: acme}", f"namespace: acme, owns: {owns}}}")
+    text = "deny: [{id: d, functions: " + listed(['"*"'] * 20_000) + ", actions: [invoke]}]\n"
+    assert len(inputs_of(text, acme_of("", platform).owns).deny[0].functions) == 300
 
 
 def test_every_mistake_of_every_file_at_once() -> None:
