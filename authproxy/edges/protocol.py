@@ -136,7 +136,7 @@ class ClientConnection(RequestHandler):
         self._edge.left(self)
         exchange = self._exchange
         if exchange is not None and exchange.upstream is not None:
-            self._edge.gone(exchange)
+            self._edge.delivery.gone(exchange)
         super().connection_lost(exc)
 
     def abort(self) -> None:
@@ -261,13 +261,13 @@ class ClientConnection(RequestHandler):
     def _serve_waiting(self) -> None:
         """Have waiting requests answered in their order for as long as nothing has to be waited for."""
         messages: Any = self._messages
-        edge = self._edge
+        delivery = self._edge.delivery
         while messages and not self._force_close:
             if self._paused or type(messages[0][0]) is Unreadable or self._parked is None:
                 self._wake()
                 return
             exchange = self._exchange = self._next_exchange()
-            if not edge.serve_now(exchange, self):
+            if not delivery.serve_now(exchange, self):
                 self._wake()  # the task goes on with it
                 return
             if not exchange.is_over:
@@ -280,7 +280,7 @@ class ClientConnection(RequestHandler):
         exchange = self._exchange
         if exchange is None:
             return
-        if not self._edge.relay_now(exchange):
+        if not self._edge.delivery.relay_now(exchange):
             self._wake()
         elif self._is_ready_for_more(exchange) and self._messages:
             self._serve_waiting()
@@ -329,12 +329,12 @@ class ClientConnection(RequestHandler):
                         await self._park()
                         continue
                     if type(messages[0][0]) is Unreadable:
-                        edge.refuse_unread(self, messages[0][0].reason)
+                        edge.delivery.refuse_unread(self, messages[0][0].reason)
                         await self._linger(None)
                         break
                     exchange = self._exchange = self._next_exchange()
                 if not exchange.is_over:
-                    await edge.serve(exchange)
+                    await edge.delivery.serve(exchange)
                 if not exchange.keeps_alive or not exchange.is_over:
                     await self._linger(exchange)
                     break
@@ -393,7 +393,7 @@ class ClientServer(web.Server):
 
     @staticmethod
     async def _never(_request: web.BaseRequest) -> web.StreamResponse:
-        raise NotImplementedError  # our own loop calls PublicEdge.serve
+        raise NotImplementedError  # our own loop has Delivery serve
 
     def __call__(self) -> ClientConnection:
         return ClientConnection(self._edge, self, self._loop, **self._limits)

@@ -1,75 +1,24 @@
 """
-The public listener: HTTP heads become questions to the gate, and its verdicts become answers or a way to the function.
+The public listener: starting and draining it, how long clients may be silent and how many may be connected.
 
-It decides nothing about a request. It holds the edges of time and space of clients: how long they may be silent and
-how many may be connected.
+What becomes of a request is ``delivery.py``'s; one client's connection is ``protocol.py``'s.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Final, Protocol
+from typing import Final
 
 from authproxy.audit import get_logger
-from authproxy.edges.exchange import PublicExchange
+from authproxy.edges.delivery import Delivery, Judge
 from authproxy.edges.protocol import ClientConnection, ClientServer
 from authproxy.edges.tls import TlsFiles
-from authproxy.gate.verdict import DirectAnswer, Passed, Refused, Undecided, Verdict
 from authproxy.metrics import Metrics
-from authproxy.upstream.connection import Connection, Consumer
-from authproxy.upstream.exchange import ClientGone
-from authproxy.upstream.failures import ForwardFailed
-from authproxy.upstream.forward import forward, relay_now, send_now
-from authproxy.upstream.framing import STATUS_LINES, may_repeat
 from authproxy.upstream.pool import Pool
-from authproxy.upstream.tunnel import tunnel
-from policies.decision import Deny, Reason
-from policies.request import Head
+from policies.decision import Reason
 
 _SWEEP_S: Final = 0.25
 """One timer for the silence of all clients."""
-_CLIENT_GONE_STATUS: Final = 499
-"""In the audit only, for a request nobody was left to answer; the number is nginx's."""
-_VOIDS_READINESS: Final = frozenset({Reason.UPSTREAM_UNREACHABLE, Reason.UPSTREAM_CLOSED})
-_RETRY_AFTER_S: Final = {Reason.OVERLOADED: 1, Reason.DRAINING: 1}
-_UNREAD: Final = {
-    Reason.BAD_REQUEST: "the request is not valid HTTP/1.1",
-    Reason.HEAD_TOO_LARGE: "the request line or the header fields are too large",
-    Reason.REQUEST_TIMEOUT: "the request's head did not arrive in time",
-    Reason.OVERLOADED: "too many connections",
-}
-
-
-class _NotReached(Exception):  # control flow within this module
-    """The platform has no replica, and the request may be sent again."""
-
-
-class Judge(Protocol):
-    """What the edge needs of ``authproxy.gate.gate.Gate``."""
-
-    def decide_now(self, head: Head) -> Verdict | Undecided: ...
-
-    async def decide(self, undecided: Undecided) -> Verdict: ...
-
-    def finish(
-        self,
-        passed: Passed,
-        *,
-        status: int,
-        bytes_in: int,
-        bytes_out: int,
-        failure: Reason | None,
-    ) -> None: ...
-
-    def upstream_failed(self, passed: Passed) -> None: ...
-
-    def says_not_reached(self, passed: Passed, status: int, fields: list[tuple[bytes, bytes]]) -> bool: ...
-
-    async def hold_again(self, passed: Passed) -> Refused | None: ...
-
-    def fail(self, passed: Passed, refusal: Deny) -> Refused: ...
-
-    def refuse_unread(self, reason: Reason, detail: str, peer: str) -> Refused: ...
 
 
 class PublicEdge:
@@ -101,8 +50,7 @@ class PublicEdge:
         max_connections: int = 8192,
         read_buffer_bytes: int = 128 * 1024,
     ) -> None:
-        self._gate = gate
-        self._pool = pool
+        self.delivery = Delivery(gate, pool)
         self.outbox = pool.outbox
         self.keepalive_s = keepalive_s
         self.head_timeout_s = head_timeout_s
@@ -175,7 +123,7 @@ class PublicEdge:
     def entered(self, connection: ClientConnection) -> None:
         self._connections.add(connection)
         if self._is_stopping or len(self._connections) > self._max_connections:
-            self.refuse_unread(connection, Reason.OVERLOADED)
+            self.delivery.refuse_unread(connection, Reason.OVERLOADED)
             connection.force_close()
 
     def left(self, connection: ClientConnection) -> None:
@@ -193,181 +141,3 @@ class PublicEdge:
         for connection in tuple(self._connections):
             connection.stalled(now)
         self._sweeper = loop.call_later(_SWEEP_S, self._sweep)
-
-    # -- one request -------------------------------------------------------------------------------------------------
-
-    def refuse_unread(self, connection: ClientConnection, reason: Reason) -> None:
-        """Answer a head that the parser refused, repeating nothing of it."""
-        problem = self._gate.refuse_unread(reason, _UNREAD[reason], connection.peer).problem
-        lines = "".join([f"{name}: {value}\r\n" for name, value in problem.fields]).encode("latin-1", "replace")
-        self.outbox.flush()
-        if connection.transport is not None and not connection.transport.is_closing():
-            connection.transport.write(
-                b"%bcontent-length: %d\r\nconnection: close\r\n\r\n%b"
-                % (STATUS_LINES[problem.status] + lines, len(problem.body), problem.body)
-            )
-
-    def serve_now(self, exchange: PublicExchange, consumer: Consumer) -> bool:
-        """
-        Have one request judged, and answered or sent on its way, without waiting. False: ``serve`` has to go on with
-        it.
-
-        When it is on its way (``exchange.upstream``), ``relay_now`` or ``gone`` follows.
-        """
-        try:
-            verdict = exchange.verdict = self._gate.decide_now(exchange.head())
-            if type(verdict) is not Passed:
-                return type(verdict) is not Undecided and self._answer(verdict, exchange)
-            self._enter(verdict, exchange)
-            if verdict.request.is_websocket:
-                return False
-            exchange.upstream = send_now(verdict, exchange, self._pool, consumer)
-        except ForwardFailed as failure:
-            self._end(exchange, self._failed(exchange, failure))
-        except Exception:  # noqa: BLE001  # contained: the text stays in the operational log (AP-R52)
-            self._end(exchange, self._broke(exchange))
-        else:
-            return exchange.upstream is not None
-        return True
-
-    def relay_now(self, exchange: PublicExchange) -> bool:
-        """An answer has come to what ``serve_now`` sent: relay it if it is whole, else False and ``serve`` goes on."""
-        passed, connection = exchange.passed, exchange.upstream
-        if passed is None or connection is None or not connection.is_complete or connection.status >= 500:
-            return False
-        exchange.upstream = None
-        failure: Reason | None = None
-        try:
-            relay_now(passed, exchange, self._pool, connection)
-        except ForwardFailed as failed:
-            failure = self._failed(exchange, failed)
-        except ClientGone:
-            failure = Reason.CLIENT_GONE
-            exchange.abort()
-        except Exception:  # noqa: BLE001  # contained, as above
-            failure = self._broke(exchange)
-        self._end(exchange, failure)
-        return True
-
-    def gone(self, exchange: PublicExchange) -> None:
-        """The client left while its request was on its way without a task."""
-        connection = exchange.upstream
-        if connection is not None:
-            exchange.upstream = None
-            connection.forget_consumer()
-            connection.abort()
-            self._pool.give_back(connection)
-        self._end(exchange, Reason.CLIENT_GONE)
-
-    async def serve(self, exchange: PublicExchange) -> None:
-        """Do, or go on with, what has to be waited for. Cancelled when the client goes; raises nothing else."""
-        verdict = exchange.verdict
-        if verdict is None:
-            verdict = self._gate.decide_now(exchange.head())
-        if type(verdict) is Undecided:
-            verdict = await self._gate.decide(verdict)
-        if type(verdict) is not Passed:
-            self._answer(verdict, exchange)
-            return
-        if exchange.passed is None:
-            self._enter(verdict, exchange)
-        sent, exchange.upstream = exchange.upstream, None
-        failure: Reason | None = None
-        try:
-            if verdict.request.is_websocket and exchange.may_tunnel:
-                await tunnel(verdict, exchange, self._pool)
-            else:
-                failure = await self._forward(verdict, exchange, sent)
-        except ForwardFailed as failed:
-            failure = self._failed(exchange, failed)
-        except (ClientGone, asyncio.CancelledError) as gone:
-            failure = Reason.CLIENT_GONE
-            exchange.abort()
-            if isinstance(gone, asyncio.CancelledError):
-                raise
-        except Exception:  # noqa: BLE001  # contained, as above
-            failure = self._broke(exchange)
-        finally:
-            self._end(exchange, failure)
-
-    async def _forward(self, passed: Passed, exchange: PublicExchange, sent: Connection | None) -> Reason | None:
-        """
-        Forward; when the platform says that it has no replica, wait for one and forward once more.
-
-        Only what may be repeated (RFC 9110 section 9.2.2) and has no body that would be gone: everything else is told
-        what the platform said.
-        """
-        request = passed.request
-
-        def watch(status: int, fields: list[tuple[bytes, bytes]]) -> None:
-            if self._gate.says_not_reached(passed, status, fields) and (
-                not request.has_body and may_repeat(request.method, has_key=request.has_idempotency_key)
-            ):
-                raise _NotReached
-
-        try:
-            await forward(passed, exchange, self._pool, sent, watch)
-        except _NotReached:
-            refused = await self._gate.hold_again(passed)
-            if refused is not None:
-                self._refuse(refused, exchange)
-                return refused.problem.reason
-            await forward(passed, exchange, self._pool)
-        return None
-
-    @staticmethod
-    def _enter(passed: Passed, exchange: PublicExchange) -> None:
-        exchange.passed = passed
-        passed.live.on_cut = exchange.cut
-
-    def _end(self, exchange: PublicExchange, failure: Reason | None) -> None:
-        """Tell the gate that the request is over, exactly once."""
-        passed, exchange.passed = exchange.passed, None
-        if passed is not None:
-            self._gate.finish(
-                passed,
-                status=exchange.status or _CLIENT_GONE_STATUS,
-                bytes_in=exchange.bytes_in,
-                bytes_out=exchange.bytes_out,
-                failure=failure,
-            )
-
-    def _answer(self, verdict: Verdict | Undecided, exchange: PublicExchange) -> bool:
-        if type(verdict) is Refused:
-            self._refuse(verdict, exchange)
-        elif type(verdict) is DirectAnswer:
-            exchange.refuse(verdict.status, verdict.fields, b"")
-        return True
-
-    def _failed(self, exchange: PublicExchange, failed: ForwardFailed) -> Reason:
-        reason = failed.reason
-        passed = exchange.passed
-        if passed is not None:
-            if reason in _VOIDS_READINESS:
-                self._gate.upstream_failed(passed)
-            self._fail(passed, exchange, Deny(reason, failed.detail, retry_after_s=_RETRY_AFTER_S.get(reason)))
-        return reason
-
-    def _broke(self, exchange: PublicExchange) -> Reason:
-        """A defect of ours: told to the log, not to the client."""
-        passed = exchange.passed
-        request_id = passed.request_id if passed is not None else None
-        self.log.exception("serving failed", request_id=request_id)  # noqa: LOG004  # called from except clauses only
-        if passed is None:
-            exchange.abort()
-        else:
-            self._fail(passed, exchange, Deny(Reason.INTERNAL_ERROR))
-        return Reason.INTERNAL_ERROR
-
-    def _fail(self, passed: Passed, exchange: PublicExchange, refusal: Deny) -> None:
-        if exchange.has_started:
-            exchange.abort()  # half an answer is never completed by us
-        else:
-            self._refuse(self._gate.fail(passed, refusal), exchange)
-
-    @staticmethod
-    def _refuse(refused: Refused, exchange: PublicExchange) -> None:
-        problem = refused.problem
-        exchange.refuse(problem.status, problem.fields, problem.body)
-        if not refused.keeps_alive:
-            exchange.keeps_alive = False
