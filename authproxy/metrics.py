@@ -261,7 +261,7 @@ class Metrics:
 
     @property
     def families(self) -> tuple[Family, ...]:
-        """All of them, in the order declared; the README's table is tested against it."""
+        """All of them, in the order declared; docs/metrics.md is tested against it."""
         return tuple(value for value in vars(self).values() if isinstance(value, Family))
 
     def render(self) -> bytes:
