@@ -15,13 +15,14 @@ import asyncio
 import itertools
 import random
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Final
 
 from authproxy.activator.driver import Driver, FunctionKey, SpendWake, Tools
 from authproxy.backends.backend import Backend
 from authproxy.metrics import Metrics
-from policies.coldstart import FORGET_S, Room
+from policies.coldstart import Room
 from policies.coldstart_events import Tick, Unreached
 from policies.decision import Deny, Reason
 from policies.principal import Principal
@@ -32,11 +33,10 @@ from policies.waiting import Ledger
 MAX_HELD: Final = 10_000
 """Requests held at once in one process, over all tenants."""
 MAX_FUNCTIONS: Final = 10_000
-"""Functions remembered at once: about 2 KiB each. Names that do not exist are among them, for a few seconds."""
-_CROWDED_FORGET_S: Final = 5.0
-"""An idle function is forgotten so soon when half of the places are taken, by somebody who tries names for example."""
-_SWEEP_S: Final = 1.0
-_SWEEP_IDLE_S: Final = 60.0
+"""Functions remembered at once: about 2 KiB each. Names that do not exist are among them, until there is no room."""
+_LOOKED_AT: Final = 16
+"""Rooms looked at to find an idle one when all places are taken: some 5 us."""
+_SWEEP_S: Final = 60.0
 
 
 class Activator:
@@ -63,7 +63,8 @@ class Activator:
         self._tools = Tools(backends, metrics, spend_wake, clock, jitter)
         self._clock = clock
         self._ledger = Ledger(max_held)
-        self._drivers: dict[tuple[str, str, str], Driver] = {}
+        # Ordered: a plain dict that is emptied from its front is walked from its front each time.
+        self._drivers: OrderedDict[tuple[str, str, str], Driver] = OrderedDict()
         self._tickets = itertools.count()
         self._swept_at = clock()
         self._is_draining = False
@@ -133,7 +134,7 @@ class Activator:
     async def close(self) -> None:
         """Refuse whoever waits (503 ``draining``) and end all calls."""
         self._is_draining = True
-        drivers, self._drivers = self._drivers, {}
+        drivers, self._drivers = self._drivers, OrderedDict()
         await asyncio.gather(*(driver.close() for driver in drivers.values()))
 
     def _driver_of(self, place: Place) -> Driver | None:
@@ -141,16 +142,29 @@ class Activator:
         return self._drivers.get((tenant.backend, tenant.namespace, place.function))
 
     def _remember(self, key: FunctionKey) -> Driver | None:
-        """A room for one more function; None when there are too many and none of them is idle."""
+        """
+        A room for one more function; None when there are too many and those looked at are all busy.
+
+        Whoever tries names pushes out idle rooms, which costs others one question to the platform, and never a refusal.
+        """
         now = self._clock()
-        is_crowded = len(self._drivers) >= MAX_FUNCTIONS // 2
-        if not 0 <= now - self._swept_at < (_SWEEP_S if is_crowded else _SWEEP_IDLE_S):
+        if now - self._swept_at >= _SWEEP_S:
             self._swept_at = now
-            after_s = _CROWDED_FORGET_S if is_crowded else FORGET_S
-            idle = [k for k, driver in self._drivers.items() if driver.room.is_forgettable(now, after_s=after_s)]
+            idle = [idle for idle, driver in self._drivers.items() if driver.room.is_forgettable(now)]
             for idle_key in idle:
                 self._drivers.pop(idle_key).forget()
-        if len(self._drivers) >= MAX_FUNCTIONS:
+        if len(self._drivers) >= MAX_FUNCTIONS and not self._push_out(now):
             return None
         driver = self._drivers[key] = Driver(key, Room(self._ledger, now), self._tools)
         return driver
+
+    def _push_out(self, now: float) -> bool:
+        """Forget the first idle room of a few; those that are busy go to the end of the row."""
+        for _ in range(min(_LOOKED_AT, len(self._drivers))):
+            key, driver = next(iter(self._drivers.items()))
+            if driver.room.is_forgettable(now, after_s=0.0):
+                del self._drivers[key]
+                driver.forget()
+                return True
+            self._drivers.move_to_end(key)
+        return False

@@ -435,22 +435,34 @@ async def test_a_backend_with_a_defect_is_a_failed_wake(backends: dict[str, Back
 
 
 async def test_names_that_are_tried_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Idle functions make room for new ones; when all are busy, the newcomer is refused, not remembered."""
+    """They push out idle functions, each other first; nobody is refused for them, and who comes back is asked about."""
     monkeypatch.setattr(module, "MAX_FUNCTIONS", 20)
     async with front() as made:
-        now = time.time()
-        monkeypatch.setattr(made.activator, "_clock", lambda: now)
-        for n in range(20):
+        made.faas.add(FUNCTION, "acme")
+        assert await made.enter(place(FUNCTION)) is None
+        made.activator.finished(place(FUNCTION))
+        for n in range(100):
             answer = await made.enter(place(f"guess-{n}"))
             assert answer is not None
             assert answer.reason is Reason.FUNCTION_UNKNOWN
-        full = await made.enter(place("one-more"))
+        assert len(made.activator._drivers) == 20
+        assert await made.enter(place(FUNCTION)) is None
+
+
+async def test_busy_functions_are_not_pushed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When all places are taken by functions in use, a newcomer is refused and not remembered."""
+    monkeypatch.setattr(module, "MAX_FUNCTIONS", 5)
+    async with front() as made:
+        for n in range(6):
+            made.faas.add(f"busy-{n}", "acme")
+        for n in range(5):
+            assert await made.enter(place(f"busy-{n}")) is None
+        full = await made.enter(place("busy-5"))
         assert full is not None
         assert full.reason is Reason.OVERLOADED
-        now += 60
-        for n in range(15):
-            await made.enter(place(f"another-{n}"))
-        assert len(made.activator._drivers) <= 20
+        made.activator.finished(place("busy-3"))
+        assert await made.enter(place("busy-5")) is None
+        assert len(made.activator._drivers) == 5
 
 
 async def test_what_nobody_held_is_no_error() -> None:
