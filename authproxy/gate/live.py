@@ -10,10 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from authproxy.audit import get_logger
+
 POLICY_VIOLATION: Final = 1008
 """Websocket close code for "you may no longer" (RFC 6455 section 7.4.1)."""
 GOING_AWAY: Final = 1001
 """Websocket close code for "we are stopping"."""
+
+_log = get_logger("gate")
 
 
 class LiveExchange:
@@ -76,15 +80,34 @@ class LiveRegistry:
         return iter(tuple(self._live))
 
     def recheck_all(self) -> int:
-        """Judge every live exchange again (after a policy swap); cut those that may no longer. Returns how many."""
-        refused = [live for live in self if live.recheck is not None and not live.recheck()]
+        """
+        Judge every live exchange again (after a policy swap); cut those that may no longer. Returns how many.
+
+        One that cannot be judged may not go on, and keeps none of the others from being judged.
+        """
+        refused = [live for live in self if live.recheck is not None and not _may_go_on(live.recheck)]
         for live in refused:
-            live.cut(POLICY_VIOLATION)
+            _cut(live, POLICY_VIOLATION)
         return len(refused)
 
     def cut_all(self, code: int = GOING_AWAY) -> int:
         """End everything (the drain deadline has passed). Returns how many there were."""
         live = tuple(self._live)
         for exchange in live:
-            exchange.cut(code)
+            _cut(exchange, code)
         return len(live)
+
+
+def _may_go_on(recheck: Callable[[], bool]) -> bool:
+    try:
+        return recheck()
+    except Exception:  # noqa: BLE001 (an error never widens access)
+        _log.exception("judging a live exchange again failed")
+        return False
+
+
+def _cut(live: LiveExchange, code: int) -> None:
+    try:
+        live.cut(code)
+    except Exception:  # noqa: BLE001 (the others have to be cut all the same)
+        _log.exception("cutting a live exchange failed")
