@@ -10,7 +10,6 @@ one assignment. A request keeps the set it started with. Rules H1-H7 in docs/rel
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import os
 import stat
@@ -36,6 +35,8 @@ MAX_FOLDER_BYTES: Final = 64 * 1024 * 1024
 """Bound what a broken mount can make us read; the largest real folder measured was 1 MiB."""
 SETTLE_S: Final = 0.05
 """Editors write in two or three steps; a hash taken between them would only be judged twice."""
+WATCHER_STARTS_S: Final = 1.0
+"""What changes before the watcher watches is nobody's event: one look after so long finds it."""
 
 
 class FolderUnreadable(Exception):
@@ -127,7 +128,7 @@ class PolicyFolder:
         """Hash of the content judged last, good or bad: equal content is not judged again (H6)."""
         self._guards: list[Callable[[PolicySet], list[str]]] = []
         self._listeners: list[Callable[[PolicySet], None]] = []
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._looking = asyncio.Lock()
         self.status = ReloadStatus()
         self.active: PolicySet
@@ -154,13 +155,13 @@ class PolicyFolder:
 
     def start(self) -> None:
         """Begin to watch."""
-        self._task = asyncio.get_running_loop().create_task(self._watch(), name="policy-folder")
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(call, name="policy-folder") for call in (self._watch(), self._look_soon())]
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def reload(self) -> bool:
         """
@@ -169,7 +170,13 @@ class PolicyFolder:
         One at a time: a look that began earlier must not put its older set in place after a later one.
         """
         async with self._looking:
-            return await self._look()
+            try:
+                return await self._look()
+            except Exception:  # noqa: BLE001 (a dead watcher would serve old policies silently)
+                self._log.exception("policy reload failed")
+                self._seen = ""  # it may be over at the next look
+                self._keep([Mistake(str(self._folder), 1, 1, "internal error; see the log")], time.time())
+                return False
 
     async def _look(self) -> bool:
         now = time.time()
@@ -213,11 +220,11 @@ class PolicyFolder:
 
     async def _watch(self) -> None:
         async for _ in self._changes():
-            try:
-                await self.reload()
-            except Exception:  # noqa: BLE001 (a dead watcher would serve old policies silently)
-                self._log.exception("policy reload failed")
-                self._keep([Mistake(str(self._folder), 1, 1, "internal error; see the log")], time.time())
+            await self.reload()
+
+    async def _look_soon(self) -> None:
+        await asyncio.sleep(WATCHER_STARTS_S)
+        await self.reload()
 
     async def _changes(self) -> AsyncIterator[None]:
         """One item a change, and one a poll interval for file systems that report none (network mounts, virtiofs)."""
@@ -247,7 +254,10 @@ class PolicyFolder:
         self._metrics.policy_info.set_only((policies.revision,))
         self._metrics.policy_rules.set(policies.rule_count)
         for listener in self._listeners:
-            listener(policies)
+            try:
+                listener(policies)
+            except Exception:  # noqa: BLE001 (the set is in force: who follows must not miss it for another's defect)
+                self._log.exception("following a policy swap failed")
         # The tables live until the next swap: keep the collector from walking them (70 ms over 300,000 objects).
         gc.freeze()
 

@@ -12,6 +12,7 @@ import pytest
 from authproxy.metrics import Metrics
 from authproxy.policy_folder import FolderUnreadable, PolicyFolder, read_folder
 from policies.errors import PolicyError
+from policies.tables import PolicySet
 
 PLATFORM = """\
 version: 1
@@ -256,3 +257,55 @@ async def test_a_large_reload_does_not_stall_the_event_loop(path: Path) -> None:
     gaps.sort()
     assert gaps[int(len(gaps) * 0.9)] < 0.02
     assert gaps[-1] < 0.15
+
+
+async def test_a_change_before_the_watcher_watches_is_seen(path: Path) -> None:
+    """H4 from the first moment: what is written right after the first load waits for no poll."""
+    folder = PolicyFolder(path, Metrics(), poll_s=60)
+    folder.load_first()
+    before = folder.active.revision
+    folder.start()
+    write(path, TENANT % "early")
+    try:
+        await until(lambda: folder.active.revision != before, within_s=5)
+    finally:
+        await folder.stop()
+
+
+async def test_what_fails_by_a_defect_is_tried_again(path: Path) -> None:
+    """A guard that raises keeps the last good set and says so; the next look judges the same content again."""
+    folder = PolicyFolder(path, Metrics())
+    before = folder.load_first()
+    calls = 0
+
+    def guard(_policies: PolicySet) -> list[str]:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise OSError
+        return []
+
+    folder.before_swap(guard)
+    write(path, TENANT % "other")
+    assert not await folder.reload()
+    assert folder.active is before
+    assert not folder.status.is_successful
+    assert await folder.reload()
+    assert folder.status.is_successful
+
+
+async def test_a_swap_is_whole_though_a_listener_fails(path: Path) -> None:
+    """One listener's defect keeps no other from the new set, and the status tells the truth of what is in force."""
+    folder = PolicyFolder(path, Metrics())
+    folder.load_first()
+    seen: list[PolicySet] = []
+
+    def fail(_policies: PolicySet) -> None:
+        raise RuntimeError
+
+    folder.on_swap(fail)
+    folder.on_swap(seen.append)
+    write(path, TENANT % "other")
+    assert await folder.reload()
+    assert seen == [folder.active]
+    assert folder.status.revision == folder.active.revision
