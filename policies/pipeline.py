@@ -11,7 +11,7 @@ is judged without a single ``await``; when it is not, the same generator waits u
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from policies.decision import Allow, Answer, Challenge, Decision, Deny, LimitState, Reason, Refusal
@@ -60,7 +60,7 @@ def judge(request: AccessRequest, policies: PolicySet, now: float) -> Generator[
     shadowed: tuple[Deny, ...] = ()
     principal = yield Identify(place, request)
     if not isinstance(principal, Principal):
-        refused = _refused(principal)
+        refused = _refused(principal, place)
         if not _is_unidentified(refused, place):
             return refused
         shadowed = (_as_deny(refused),)
@@ -101,7 +101,7 @@ def judge_again(request: AccessRequest, place: Place, now: float) -> Generator[N
     """Questions 2 and 3 of a request that was held: a token may have expired, a policy changed meanwhile."""
     principal = yield Identify(place, request)
     if not isinstance(principal, Principal):
-        refused = _refused(principal)
+        refused = _refused(principal, place)
         if not _is_unidentified(refused, place):
             return refused
         principal = anonymous()
@@ -137,11 +137,15 @@ def _as_deny(verdict: Refusal) -> Deny:
     return verdict if isinstance(verdict, Deny) else Deny(verdict.reason, verdict.detail, tenant=verdict.tenant)
 
 
-def _refused(answer: object) -> Refusal:
-    """A driver that answers anything but a principal or a refusal has a defect: that must not widen access."""
-    if isinstance(answer, Challenge | Deny):
-        return answer
-    return Deny(Reason.INTERNAL_ERROR)
+def _refused(answer: object, place: Place) -> Refusal:
+    """
+    The refusal of question 2, with the tenant it is for: who judges tokens says what is wrong with them and no more.
+
+    A driver that answers anything but a principal or a refusal has a defect: that must not widen access.
+    """
+    if not isinstance(answer, Challenge | Deny):
+        return Deny(Reason.INTERNAL_ERROR, tenant=place.tenant.name)
+    return answer if answer.tenant is not None else replace(answer, tenant=place.tenant.name)
 
 
 __all__ = ["Answer", "Identify", "Need", "Ready", "Spend", "Spent", "judge", "judge_again"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -180,7 +181,11 @@ class Gate:
             return refused
         if isinstance(decision, Answer):
             self._recorder.answered(decision, case, self._clock())
-            return DirectAnswer(decision.status, decision.fields, case.request_id)
+            fields = (
+                *decision.fields,
+                ("X-Request-Id", case.request_id),
+            )  # as every other answer: joins with the audit
+            return DirectAnswer(decision.status, fields, case.request_id)
         return self._refuse(decision, case)
 
     def _pass(self, allow: Allow, case: Case) -> Passed | Deny:
@@ -211,7 +216,10 @@ class Gate:
         backend = self._backends.get(place.tenant.backend)
         if backend is None:  # a reload took it away while the request was judged
             return Deny(Reason.POLICY_UNAVAILABLE, retry_after_s=1, tenant=place.tenant.name)
-        return backend.destination(place, request.target.query, request)
+        destination = backend.destination(place, request.target.query, request)
+        if isinstance(destination, Deny):  # a backend refuses paths and knows no tenants
+            return replace(destination, tenant=place.tenant.name)
+        return destination
 
     def _may_go_on(self, request: AccessRequest) -> bool:
         """Judge a running exchange again under the active policies, without waiting: what cannot be known ends it."""
