@@ -161,10 +161,12 @@ def _person(claims: dict[str, Any], provider: ProviderSpec, tenant: str) -> Prin
         tenants = tenants_of(claims, provider.tenant_claim)
         if tenant not in tenants:
             return Deny(Reason.TENANT_MISMATCH, detail="the token is not for this tenant", tenant=tenant)
+    groups = groups_of(claims, provider, tenant)
     return Principal(
         provider.name,
         sub,
-        groups=groups_of(claims, provider, tenant) or frozenset(),
+        groups=groups or frozenset(),
+        has_unknown_groups=groups is None,
         email=_email(claims, provider),
         claims=claims,
         expires_at=float(claims["exp"]),
@@ -189,7 +191,8 @@ def tenants_of(claims: dict[str, Any], tenant_claim: str) -> frozenset[str]:
 
 def groups_of(claims: dict[str, Any], provider: ProviderSpec, tenant: str) -> frozenset[str] | None:
     """
-    The caller's groups *in this tenant* (T5); None when the claim is there and cannot be used, which counts as none.
+    The caller's groups *in this tenant* (T5); None when the token speaks of groups and they cannot be had: then no role
+    comes from a group, and a condition on groups cannot be known, so that a deny rule on them holds (P4).
 
     A path that leads through the tenant claim (``organization.groups``, or ``organization.acme.groups``) is read in
     this tenant's entry only, whatever entry it names. Groups that stand elsewhere count only when the token is for this
@@ -206,8 +209,12 @@ def groups_of(claims: dict[str, Any], provider: ProviderSpec, tenant: str) -> fr
             rest = path.removeprefix(inside).removeprefix(tenant + ".")
             return _as_groups(_at(entry, rest) if isinstance(entry, dict) else None)
         if len(tenants_of(claims, provider.tenant_claim)) > 1:
-            return frozenset()
-    return _as_groups(_at(claims, path))
+            return frozenset() if _at(claims, path) is None else None
+    value = _at(claims, path)
+    elsewhere = claims.get("_claim_names")
+    if value is None and isinstance(elsewhere, dict) and (path in elsewhere or path.partition(".")[0] in elsewhere):
+        return None
+    return _as_groups(value)
 
 
 def _as_groups(value: Any) -> frozenset[str] | None:

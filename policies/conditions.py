@@ -120,9 +120,15 @@ def _texts(value: object, key: str) -> tuple[str, ...]:
 
 
 def _groups(value: object, key: str) -> Condition:
-    """Member of any of the groups."""
+    """Member of any of the groups; cannot be known of a caller whose groups cannot."""
     groups = frozenset(_texts(value, key))
-    return lambda facts: not groups.isdisjoint(facts.principal.groups)
+
+    def is_member(facts: Facts) -> bool:
+        if facts.principal.has_unknown_groups:
+            raise ConditionUnknown("the caller's groups are not known")
+        return not groups.isdisjoint(facts.principal.groups)
+
+    return is_member
 
 
 def _methods(value: object, key: str) -> Condition:

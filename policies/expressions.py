@@ -59,9 +59,15 @@ def _email(facts: Facts) -> str:
     return facts.principal.email
 
 
+def _groups(facts: Facts) -> list[str]:
+    if facts.principal.has_unknown_groups:
+        raise ConditionUnknown("the caller's groups are not known")
+    return sorted(facts.principal.groups)
+
+
 VARIABLES: Final[Mapping[str, Callable[[Facts], Any]]] = {
     "claims": lambda facts: dict(facts.principal.claims),
-    "groups": lambda facts: sorted(facts.principal.groups),
+    "groups": _groups,
     "subject": lambda facts: facts.principal.subject,
     "provider": lambda facts: facts.principal.provider,
     "email": _email,
@@ -72,7 +78,10 @@ VARIABLES: Final[Mapping[str, Callable[[Facts], Any]]] = {
     "source_ip": lambda facts: facts.request.client_ip,
     "now": lambda facts: datetime.fromtimestamp(facts.now, UTC),
 }
-"""What an expression may look at. ``email`` of a caller without one, like a claim that is absent, cannot be known."""
+"""
+What an expression may look at. ``email`` of a caller without one, ``groups`` of one whose groups could not be read and
+a claim that is absent cannot be known.
+"""
 
 _DESCRIBED: Final = (
     "claims (map), groups (list), subject (provider|sub), provider, email, method, path (function-relative), "

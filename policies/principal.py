@@ -26,6 +26,7 @@ class Principal:
         "email",
         "expires_at",
         "groups",
+        "has_unknown_groups",
         "inject_block",
         "provider",
         "role_mask",
@@ -39,6 +40,7 @@ class Principal:
         sub: str,
         *,
         groups: frozenset[str] = frozenset(),
+        has_unknown_groups: bool = False,
         email: str | None = None,
         claims: Mapping[str, Any] | None = None,
         expires_at: float | None = None,
@@ -46,6 +48,8 @@ class Principal:
         self.provider = provider
         self.sub = sub
         self.groups = groups
+        self.has_unknown_groups = has_unknown_groups
+        """The token speaks of groups and they cannot be had: ``groups`` is empty, and no condition may take it so."""
         self.email = email
         """Lower case; only when verified and of a domain that the provider may vouch for, else None."""
         self.claims: Mapping[str, Any] = claims if claims is not None else {}

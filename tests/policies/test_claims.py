@@ -237,6 +237,36 @@ def test_groups_beside_the_tenants_count_for_a_single_tenant_only() -> None:
     assert judge(claims(organization=["acme", "globex"], groups=["admin"]), spec).groups == frozenset()
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"groups": ["banned", "x" * 257]},
+        {"groups": ["banned", "a\n"]},
+        {"groups": ["banned", *(f"g{i}" for i in range(1000))]},
+        {"groups": {"banned": True}},
+        {"groups": ["banned"], "organization": ["acme", "globex"]},
+        {"_claim_names": {"groups": "src1"}, "_claim_sources": {"src1": {"endpoint": "https://id.example/groups"}}},
+    ],
+    ids=["long", "unprintable", "many", "mapping", "of two tenants", "elsewhere"],
+)
+def test_groups_that_cannot_be_had_are_not_no_groups(given: dict[str, Any]) -> None:
+    """P4: who makes his groups unreadable gets no role by them and escapes no deny rule on them either."""
+    spec = a_provider(groups_claim="groups", tenant_claim="organization")
+    caller = judge(claims(**{"organization": ["acme"], **given}), spec)
+    assert isinstance(caller, Principal)
+    assert (caller.groups, caller.has_unknown_groups) == (frozenset(), True)
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"groups": None}, {"groups": []}, {"groups": "staff"}, {"_claim_names": ["groups"]}]
+)
+def test_a_token_without_groups_is_of_somebody_without_groups(given: dict[str, Any]) -> None:
+    """Absent is an answer; only what is there and unreadable is none."""
+    caller = judge(claims(**given), a_provider(groups_claim="groups"))
+    assert isinstance(caller, Principal)
+    assert not caller.has_unknown_groups
+
+
 # --- e-mail --------------------------------------------------------------------------------------------------------
 
 MAIL = a_provider(email_domains=frozenset({"acme.example"}))

@@ -268,6 +268,17 @@ def test_a_caller_without_email_or_claims_cannot_be_known() -> None:
         assert outcome(source, of=facts(Principal("login", "bob"))) is None
 
 
+def test_groups_that_could_not_be_read_cannot_be_known() -> None:
+    """A deny rule on a group holds for who hides his groups; one that spares a group does not spare him."""
+    eve = facts(Principal("login", "eve", has_unknown_groups=True))
+    for source in ({"groups": ["banned"]}, '"banned" in groups', '!("banned" in groups)', "size(groups) == 0"):
+        assert outcome(source, of=eve) is None
+    deny = compile_conditions(None, {"groups": ["sre"]}, effect="deny")
+    assert deny is not None
+    with pytest.raises(ConditionUnknown):
+        deny(eve)
+
+
 @pytest.mark.parametrize(
     ("source", "says"),
     [
