@@ -9,6 +9,7 @@ exception in here ends in ``internal-error``, never in a request that was let th
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -93,6 +94,8 @@ class Gate:
                 answer = self._answer_now(need, now)
                 if answer is _WAIT:
                     return Undecided(case, request, judging, need)
+                if type(answer) is Principal:
+                    case.principal = answer
                 need = judging.send(answer)
         except StopIteration as stop:
             return self._conclude(stop.value, case)
@@ -102,6 +105,7 @@ class Gate:
     async def decide(self, undecided: Undecided) -> Verdict:
         """Go on where ``decide_now`` had to stop. Cancelling it is how a client that leaves gives its place back."""
         case, need = undecided.case, undecided.need
+        now = self._clock()
         try:
             while True:
                 now = self._clock()
@@ -110,9 +114,16 @@ class Gate:
                     answer = await self._answer(need, now)
                     if isinstance(need, Ready):
                         case.held_s = self._clock() - now
+                if type(answer) is Principal:
+                    case.principal = answer
                 need = undecided.judging.send(answer)
         except StopIteration as stop:
             return self._conclude(stop.value, case)
+        except asyncio.CancelledError:
+            if isinstance(need, Ready):
+                case.held_s = self._clock() - now
+            self._refuse(Deny(Reason.CLIENT_GONE, tenant=need.place.tenant.name), case)
+            raise
         except Exception:  # noqa: BLE001 (as in decide_now)
             return self._broken(case)
 

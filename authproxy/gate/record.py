@@ -122,9 +122,11 @@ class Recorder:
             outcome=outcome,
             reason=reason,
             status=status,
+            subject=case.principal.subject if case.principal is not None else None,
             rule=rule.id if rule is not None else None,
             where=rule.where if rule is not None else None,
             duration_ms=round((now - case.started_at) * 1000, 3),
+            held_ms=round(case.held_s * 1000, 3) if case.held_s else None,
             revision=case.policies.revision,
         )
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from authproxy.gate.live import LiveExchange
     from authproxy.limits.concurrency import Lease
     from authproxy.upstream.departure import Destination
+    from policies.principal import Principal
     from policies.tables import PolicySet
 
 
@@ -72,6 +73,8 @@ class Case:
     request_id: str
     started_at: float
     """Unix seconds."""
+    principal: Principal | None = None
+    """Who is calling, once question 2 is answered."""
     held_s: float = 0.0
     """Seconds the request was held while its function woke."""
 
