@@ -49,6 +49,8 @@ _SPECS_A_TENANT: Final = 4096
 _PREFLIGHT_MAX_AGE_S: Final = 600
 """How long a browser may remember a preflight (Chromium caps at 7200, Firefox at 86400)."""
 _NAME_CHARS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+_LABEL_CHARS: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
+"""Of a name that becomes part of a host (``direct_url``): there case means nothing, and a dot leads elsewhere."""
 _UNSPECIFIED: Final = FunctionSpec(Pattern("", is_prefix=True))
 _TENANT_UNKNOWN: Final = Deny(Reason.TENANT_UNKNOWN, "no tenant is served under this host")
 """One constant: what a stranger learns is the same for every host that is not served."""
@@ -209,6 +211,9 @@ def _place(
     if tenant.owns is not None and not any(pattern.matches(name) for pattern in tenant.owns):
         return _route_unknown(tenant)
     spec = function_spec(tenant.functions, name)
+    if spec.direct_url is not None and not _LABEL_CHARS.issuperset(name):
+        # ``SECRET`` is a name of its own to policy, and the host of ``secret`` to a resolver.
+        return _route_unknown(tenant)
     path = encode_path(segments, has_trailing_slash=has_trailing_slash)
     return Place(tenant, name, spec, route, segments, has_trailing_slash, path)
 

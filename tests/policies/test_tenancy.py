@@ -238,6 +238,17 @@ class TestFunction:
             assert isinstance(read, Target)
             assert (read.path, read.segments) == (f"/{text}", (text,))
 
+    @pytest.mark.parametrize("name", ["F", "Secret", "a_b", "pod-0.f.acme"])
+    def test_a_name_that_becomes_a_host_is_spelt_in_one_way(self, name: str) -> None:
+        """A resolver takes ``SECRET`` for ``secret``, a rule on ``secret`` does not: with ``direct_url`` it is 404."""
+        direct = a_function("*", direct_url="http://{function}.{namespace}:8080")
+        tenant = a_tenant("acme", functions=[direct])
+        policies = a_policy_set(tenant)
+        found = resolve(a_request(f"/function/{name}".encode()), policies)
+        assert isinstance(found, Deny)
+        assert found.reason is Reason.ROUTE_UNKNOWN
+        assert isinstance(resolve(a_request(b"/function/secret-1"), policies), Place)
+
 
 class TestRoute:
     @pytest.mark.parametrize(
