@@ -71,6 +71,15 @@ def flaw_of_backend(text: str) -> str | None:
     return _extras(text, parts)
 
 
+def address_of(url: str) -> str:
+    """What a backend's sound URL reaches: host and port, whatever its spelling; an unsound one is itself."""
+    parts = _split(url)
+    host = _host(parts)
+    if parts is None or host is None:
+        return url
+    return f"{host}:{parts.port or _DEFAULT_PORT.get(parts.scheme, 0)}"
+
+
 def flaw_of_direct_url(text: str) -> str | None:
     """A backend's template for the address of one function."""
     host = text.partition("//")[2]

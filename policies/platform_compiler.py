@@ -12,12 +12,14 @@ from typing import Final
 from policies.documents import Source
 from policies.findings import Findings
 from policies.host import canonical_host
-from policies.locators import flaw_of_backend, flaw_of_direct_url, flaw_of_host, flaw_of_network
+from policies.locators import address_of, flaw_of_backend, flaw_of_direct_url, flaw_of_host, flaw_of_network
 from policies.model import PlatformDocument
 from policies.rule_compiler import unknown
 from policies.scope import Claim, overlaps
 from policies.tables import BackendSpec
 
+SECRETS_OF_PLATFORM: Final = "platform"
+"""Folder under --secrets with the backends' credentials: a tenant of that name could send them to its own provider."""
 _EVERYBODY: Final = frozenset({"0.0.0.0/0", "::/0"})
 
 
@@ -30,6 +32,9 @@ def check_platform(platform: Source[PlatformDocument], findings: Findings) -> No
         if backend.direct_url is not None and (flaw := flaw_of_direct_url(backend.direct_url)):
             findings.mistake(platform, flaw, "backends", name, "direct_url")
     for name, entry in document.tenants.items():
+        if name == SECRETS_OF_PLATFORM:
+            text = f"the name {name!r} is Portero's own: the platform's secrets stand in a folder of that name"
+            findings.mistake_of_key(platform, text, "tenants", name)
         if entry.backend not in document.backends:
             text = unknown("backend", entry.backend, document.backends)
             findings.mistake(platform, text, "tenants", name, "backend")
@@ -104,7 +109,7 @@ def _check_namespaces(platform: Source[PlatformDocument], findings: Findings) ->
     for name, entry in document.tenants.items():
         if entry.backend in document.backends:
             # By address: two names for one platform are one platform.
-            neighbours[document.backends[entry.backend].url.rstrip("/").lower(), entry.namespace].append(name)
+            neighbours[address_of(document.backends[entry.backend].url), entry.namespace].append(name)
     for names in neighbours.values():
         if len(names) < 2:
             continue

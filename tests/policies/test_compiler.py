@@ -135,6 +135,17 @@ PLATFORM_MISTAKES = {
         two_tenants(OURS + ", owns: ['a-*']", THEIRS.replace("globex", "acme")),
         "platform.yaml:6:58: shares its namespace with 'acme'; expected owns: [...] with functions of its own",
     ),
+    "namespace shared under two ports that are one": (
+        two_tenants(
+            OURS.replace("faas", "web"),
+            THEIRS.replace("faas", "other").replace("globex", "acme"),
+            BACKENDS + "  web: {kind: openfaas, url: http://gw}\n  other: {kind: openfaas, url: 'http://gw.:80'}\n",
+        ),
+        [
+            "platform.yaml:7:55: shares its namespace with 'globex'; expected owns: [...] with functions of its own",
+            "platform.yaml:8:59: shares its namespace with 'acme'; expected owns: [...] with functions of its own",
+        ],
+    ),
     "namespace shared under two names of one platform": (
         two_tenants(
             OURS,
@@ -433,6 +444,15 @@ def test_what_a_tenant_may_ask_is_plenty() -> None:
     )
     text += "\nroutes: " + listed(f'{{id: r{i}, path: "/a{i}/{{b}}/c", function: f{i}}}' for i in range(3000))
     assert mistakes_of(folder(text + "\n")) == []
+
+
+def test_no_tenant_has_the_platforms_secrets() -> None:
+    """A tenant named as the folder of the platform's secrets could send them to a provider of its own."""
+    files = {"platform.yaml": PLATFORM.replace("acme:", "platform:").encode()}
+    files["platform_.yaml"] = b"version: 1\ntenant: platform\n"
+    assert mistakes_of(files) == [
+        "platform.yaml:5:3: the name 'platform' is Portero's own: the platform's secrets stand in a folder of that name"
+    ]
 
 
 def test_a_star_written_often_is_one() -> None:
