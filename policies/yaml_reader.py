@@ -67,9 +67,11 @@ class _BreakOff(Exception):
 
 
 # What no policy file needs and what shows other than it reads: controls, separators that only some readers take for
-# line breaks, lone carriage returns, bidirectional controls, surrogates and non-characters.
+# line breaks, lone carriage returns, bidirectional controls, surrogates, non-characters, and what has no width: a group
+# with a zero-width space in it reads as another and never matches (no token's groups may hold one).
 _FORBIDDEN: Final = re.compile(
     "[^\t\n\r\x20-\x7e\xa0-\u2027\u202f-\u2065\u206a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]|\r(?!\n)"
+    "|[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2060-\u206f\u3164\uffa0\U000e0000-\U000e0fff]"
 )
 
 

@@ -140,6 +140,10 @@ MISSHAPEN: Final[dict[str, tuple[str, str]]] = {
         "mode: enforce # \u202edelbasid\n",
         "3:17: the character U+202E may not stand in a policy file: it shows other than it reads",
     ),
+    "text without width": (
+        'roles: {r: {}}\nbindings: [{id: b, roles: [r], groups: ["ad\u200bmin"]}]\n',
+        "4:44: the character U+200B may not stand in a policy file: it shows other than it reads",
+    ),
     "lone carriage return": (
         "# quiet\rmode: disabled\n",
         "3:8: the character U+000D may not stand in a policy file: it shows other than it reads",
