@@ -12,6 +12,7 @@ This module refuses to know metrics, requests and policies: it is handed plain v
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import select
 import stat
@@ -263,6 +264,23 @@ def configure_logging(least: str) -> None:
     """Write only events of level ``least`` (debug, info, warning, error) and above; for the whole process."""
     global _least_level  # noqa: PLW0603 (loggers are made at import, before settings are read)
     _least_level = _LEVELS[least]
+    root = logging.getLogger()
+    root.setLevel(max(_least_level, logging.INFO))  # what libraries tell of their own debugging is not for operators
+    if not any(isinstance(handler, _StandardLogging) for handler in root.handlers):
+        root.addHandler(_StandardLogging())
+
+
+_OF_EVERY_RECORD: Final = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"message", "asctime"}
+
+
+class _StandardLogging(logging.Handler):
+    """Writes what is logged by the standard library's means (asyncio and aiohttp do) as lines of the same form."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        facts = {name: value for name, value in vars(record).items() if name not in _OF_EVERY_RECORD}
+        facts.update(area=record.name, event=record.getMessage(), exc_info=record.exc_info)
+        level = "error" if record.levelno >= _LEVELS["error"] else record.levelname.lower()
+        getattr(get_logger(record.name), level if level in _LEVELS else "info")(**facts)
 
 
 def _drop_below(_logger: object, level: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import stat
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from authproxy import audit as audit_module
-from authproxy.audit import Audit, get_logger, printable
+from authproxy.audit import Audit, configure_logging, get_logger, printable
 
 FACTS: dict[str, Any] = {
     "ts": 1_764_000_000.5,
@@ -266,3 +268,34 @@ def test_the_log_is_json_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     assert written.count("\n") == 1
     event = json.loads(written)
     assert (event["event"], event["area"], event["level"]) == ("store-lost", "limits", "warning")
+
+
+@pytest.fixture
+def _standard_logging() -> Iterator[None]:
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = before
+    root.setLevel(level)
+    configure_logging("info")
+
+
+@pytest.mark.usefixtures("_standard_logging")
+def test_what_libraries_log_is_json_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """One line each with its facts, however often logging is configured; hostile text stays in its line."""
+    configure_logging("debug")
+    configure_logging("info")
+    logger = logging.getLogger("authproxy.identity.jwks")
+    logger.warning("keys not fetched: %s", 'x\n{"event": "forged"}', extra={"tenant": "acme"})
+    logger.debug("not written")
+    try:
+        int("boom")
+    except ValueError:
+        logger.exception("unexpected")
+    logger.critical("worse")
+    first, second, third = map(json.loads, capsys.readouterr().err.splitlines())
+    assert first["event"] == 'keys not fetched: x\n{"event": "forged"}'
+    assert (first["tenant"], first["area"], first["level"]) == ("acme", "authproxy.identity.jwks", "warning")
+    assert (second["event"], second["level"]) == ("unexpected", "error")
+    assert "ValueError" in second["exception"]
+    assert third["level"] == "error"
