@@ -200,9 +200,7 @@ async def running_world(source: Path = PLAIN, **settings: Any) -> AsyncIterator[
             FakeOpenFaas() as faas,
             direct_function(faas) as direct_port,
         ):
-            write_world(
-                source, folder / "policies", issuer=provider.issuer, backend=faas.url, direct_port=direct_port
-            )
+            write_world(source, folder / "policies", issuer=provider.issuer, backend=faas.url, direct_port=direct_port)
             secrets = folder / "secrets" / "acme"
             secrets.mkdir(parents=True)
             (secrets / "ci.pem").write_bytes(Key(None, "EC", 77).public_pem())
