@@ -234,8 +234,13 @@ def _as_groups(value: Any) -> frozenset[str] | None:
 
 
 def _email(claims: dict[str, Any], provider: ProviderSpec) -> str | None:
-    """Lower case, ASCII only: other letters fold onto ASCII ones, and so one person onto another (R4, nOAuth)."""
-    if not provider.email_domains or claims.get("email_verified") is not True:
+    """
+    Lower case, ASCII only: other letters fold onto ASCII ones, and so one person onto another (R4, nOAuth).
+
+    A claim is verified by its own flag: ``email_verified`` speaks of ``email`` and of no ``preferred_username``, which
+    people choose for themselves (OpenID Connect Core section 5.1).
+    """
+    if not provider.email_domains or _at(claims, provider.email_claim + "_verified") is not True:
         return None
     email = _at(claims, provider.email_claim)
     if not isinstance(email, str) or len(email) > MAX_EMAIL_CHARS or not email.isascii() or not email.isprintable():

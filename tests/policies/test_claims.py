@@ -308,6 +308,17 @@ def test_without_domains_no_address_counts() -> None:
     assert judge(claims(email="ana@acme.example", email_verified=True)).email is None
 
 
+def test_a_flag_speaks_of_its_own_claim() -> None:
+    """nOAuth: an address in a claim that people choose themselves is not verified by the flag of another."""
+    spec = a_provider(email_domains=frozenset({"acme.example"}), email_claim="preferred_username")
+    given = {"email": "eve@evil.example", "email_verified": True, "preferred_username": "boss@acme.example"}
+    assert judge(claims(**given), spec).email is None
+    spec = a_provider(email_domains=frozenset({"acme.example"}), email_claim="user.email")
+    user = {"email": "ana@acme.example", "email_verified": True}
+    assert judge(claims(user=user), spec).email == "ana@acme.example"
+    assert judge(claims(user={**user, "email_verified": False}, email_verified=True), spec).email is None
+
+
 # --- service accounts ----------------------------------------------------------------------------------------------
 
 
