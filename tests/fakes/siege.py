@@ -40,7 +40,6 @@ STATUS: Final = {
     "method-not-allowed": 405,
     "request-timeout": 408,
     "body-too-large": 413,
-    "head-too-large": 431,
     "host-misdirected": 421,
     "https-required": 426,
     "too-many-failures": 429,
@@ -87,7 +86,7 @@ class Siege:
     async def throw(self, wire: bytes, *, half_close: bool = False, timeout_s: float = 10.0) -> Answered:
         """Send ``wire`` on a fresh connection and read to its end."""
         back = await send_wire(self.world.app.public_address, wire, timeout_s=timeout_s, half_close=half_close)
-        return Answered(split_answers(back), back)
+        return Answered(split_answers(back, is_head=wire.startswith(b"HEAD ")), back)
 
     def client(self) -> RawClient:
         return RawClient(self.world.app.public_address)
@@ -109,6 +108,11 @@ class Siege:
         return _LOOK.sub(
             lambda look: b"" if f"{look[1].decode()}.{look[2].decode()}" in self._known else look[0], self.tap.wire
         )
+
+    @property
+    def to_functions(self) -> bytes:
+        """What left since ``forget`` for functions, without the looks at who is ready."""
+        return _LOOK.sub(b"", self.tap.wire)
 
     def check_untouched(self) -> None:
         assert self.sent_on == b""
@@ -142,7 +146,7 @@ def check_silent(wire: bytes) -> None:
         assert word not in wire, wire[:600]
 
 
-def split_answers(wire: bytes) -> list[RawAnswer]:
+def split_answers(wire: bytes, *, is_head: bool = False) -> list[RawAnswer]:
     """Every final answer on one connection, by its framing; what does not parse fails the test."""
     answers = []
     while wire:
@@ -154,7 +158,9 @@ def split_answers(wire: bytes) -> list[RawAnswer]:
             continue
         answer = parse_answer(head + mark + rest)
         length = answer.field("content-length")
-        if answer.field("transfer-encoding") is not None:
+        if is_head:
+            size = 0
+        elif answer.field("transfer-encoding") is not None:
             size = rest.index(b"0\r\n\r\n") + 5
         elif length is not None:
             size = int(length)
@@ -184,8 +190,8 @@ async def send_wire(address: tuple[str, int], data: bytes, *, timeout_s: float, 
 
 
 @contextlib.asynccontextmanager
-async def besieged(source: Path = WORLD, **settings: Any) -> AsyncIterator[Siege]:
-    """A running world whose functions are awake, with the tap in place."""
+async def besieged(source: Path = WORLD, *, is_reached_by_http: bool = True, **settings: Any) -> AsyncIterator[Siege]:
+    """A running world whose functions are awake, with the tap in place. Not reached by http: it speaks TLS."""
     async with running_world(source, **settings) as world, Tap(world.faas.url) as tap:
         for namespace in ("acme", "globex", "closed"):
             for name in FUNCTIONS:
@@ -194,5 +200,6 @@ async def besieged(source: Path = WORLD, **settings: Any) -> AsyncIterator[Siege
         platform.write_text(platform.read_text().replace(world.faas.url, tap.url))
         assert await world.app.parts.folder.reload(), world.app.parts.folder.status.mistakes
         siege = Siege(world, tap)
-        await siege.still_serves()  # from here on keys and readiness are at hand
+        if is_reached_by_http:
+            await siege.still_serves()  # from here on keys and readiness are at hand
         yield siege
