@@ -126,6 +126,7 @@ class PolicyFolder:
         self._log = get_logger("policy")
         self._seen = ""
         """Hash of the content judged last, good or bad: equal content is not judged again (H6)."""
+        self._slow_guards: list[Callable[[PolicySet], list[str]]] = []
         self._guards: list[Callable[[PolicySet], list[str]]] = []
         self._listeners: list[Callable[[PolicySet], None]] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -133,9 +134,14 @@ class PolicyFolder:
         self.status = ReloadStatus()
         self.active: PolicySet
 
-    def before_swap(self, guard: Callable[[PolicySet], list[str]]) -> None:
-        """Ask ``guard`` before each later swap; a mistake it names (a missing secret) keeps the last good set."""
-        self._guards.append(guard)
+    def before_swap(self, guard: Callable[[PolicySet], list[str]], *, is_slow: bool = False) -> None:
+        """
+        Ask ``guard`` before each later swap; a mistake it names (a missing secret) keeps the last good set.
+
+        A slow one reads files and is asked in a thread. The others are asked on the event loop when the slow ones found
+        nothing, and nothing comes between them and the swap.
+        """
+        (self._slow_guards if is_slow else self._guards).append(guard)
 
     def on_swap(self, listener: Callable[[PolicySet], None]) -> None:
         """Call ``listener`` with each new set, on the event loop, right after the swap."""
@@ -199,7 +205,8 @@ class PolicyFolder:
             self._keep(judged.mistakes, now)
             return False
         policies, warnings = await self._compile(judged.documents)
-        if wrong := [text for guard in self._guards for text in guard(policies)]:
+        wrong = [text for guard in self._slow_guards for text in await asyncio.to_thread(guard, policies)]
+        if wrong := wrong or [text for guard in self._guards for text in guard(policies)]:
             self._seen = ""  # a secret may be put in place without a change of the policies
             self._keep([Mistake(str(self._folder), 1, 1, text) for text in wrong], now)
             return False

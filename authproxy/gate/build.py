@@ -83,19 +83,21 @@ async def build_parts(settings: Settings, edge: str = "proxy") -> Parts:
     secrets = Secrets(settings.secrets)
     backends = Backends(lambda name: secrets.read(PLATFORM, name))
 
-    def usable(candidate: PolicySet) -> list[str]:
-        """What keeps a policy set from being used; its backends are in place when nothing does."""
-        mistakes = unusable_accounts(candidate, secrets)
-        try:
-            if not mistakes:
-                backends.replace(candidate.backends)
-        except SettingsError as error:
-            mistakes += error.mistakes
-        return mistakes
+    def unreadable(candidate: PolicySet) -> list[str]:
+        return unusable_accounts(candidate, secrets)
 
-    if mistakes := usable(policies):
+    def unreachable(candidate: PolicySet) -> list[str]:
+        """What keeps a policy set's backends from being used; they are in place when nothing does."""
+        try:
+            backends.replace(candidate.backends)
+        except SettingsError as error:
+            return error.mistakes
+        return []
+
+    if mistakes := unreadable(policies) + unreachable(policies):
         raise SettingsError(mistakes)
-    folder.before_swap(usable)
+    folder.before_swap(unreadable, is_slow=True)
+    folder.before_swap(unreachable)
 
     audit = _open_audit(settings, metrics)
     store = await _open_store(settings, metrics)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -309,3 +310,28 @@ async def test_a_swap_is_whole_though_a_listener_fails(path: Path) -> None:
     assert await folder.reload()
     assert seen == [folder.active]
     assert folder.status.revision == folder.active.revision
+
+
+async def test_slow_guards_do_not_stop_the_event_loop(path: Path) -> None:
+    """They are asked in a thread and first; the others only when they found nothing."""
+    folder = PolicyFolder(path, Metrics())
+    folder.load_first()
+    asked: list[str] = []
+    wrong = ["no such secret"]
+
+    def slow(_policies: PolicySet) -> list[str]:
+        asked.append("slow" if threading.current_thread() is not threading.main_thread() else "slow, on the loop")
+        return wrong
+
+    def quick(_policies: PolicySet) -> list[str]:
+        asked.append("quick" if threading.current_thread() is threading.main_thread() else "quick, in a thread")
+        return []
+
+    folder.before_swap(slow, is_slow=True)
+    folder.before_swap(quick)
+    write(path, TENANT % "other")
+    assert not await folder.reload()
+    assert [mistake.message for mistake in folder.status.mistakes] == wrong
+    wrong = []
+    assert await folder.reload()
+    assert asked == ["slow", "slow", "quick"]
