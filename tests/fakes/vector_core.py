@@ -22,6 +22,7 @@ from authproxy.upstream.departure import Destination
 from policies.compiler import compile_files
 from policies.decision import Allow, Answer, Challenge, Decision, Deny, Reason, Refusal
 from policies.gcra import SECOND_US, spend_all
+from policies.header_fields import filter_answer
 from policies.limits import Check, Parallel, Spent, checks_for, concurrency_for, failure_check, wake_check
 from policies.pipeline import Identify, Ready, Spend, judge, judge_again
 from policies.principal import Principal, anonymous
@@ -213,10 +214,12 @@ class _Judge:
             if isinstance(seen, SystemCall):
                 raise AssertionError(f"{self._vector.name}: the platform takes {target} for a call of its API")
             target = seen.target.decode()
-        _, answered = _parsed("\r\n" + answer_block(place, request, REQUEST_ID, allow.limits).decode("latin-1"))
+        status, passed_on = self._answered(place)
+        block = passed_on + answer_block(place, request, REQUEST_ID, allow.limits)
+        _, answered = _parsed("\r\n" + block.decode("latin-1"))
         return Outcome(
             "allow",
-            200,
+            status,
             None,
             place.tenant.name,
             place.function,
@@ -225,6 +228,18 @@ class _Judge:
             Received(f"{method} {target}", fields),
             tuple(deny.reason for deny in allow.shadowed),
         )
+
+    def _answered(self, place: Place) -> tuple[int, bytes]:
+        """Status and fields of the function's answer, as far as they pass."""
+        answers = self._state.answers
+        if answers is None:
+            return 200, b""
+        fields = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answers.fields]
+        replaces_cors = place.route is not None and bool(place.route.cors_origins)
+        passed_on = filter_answer(fields, replaces_cors=replaces_cors)
+        if passed_on is None:
+            raise AssertionError(f"{self._vector.name}: garbled answers have tests of their own")
+        return answers.status, passed_on.block
 
     def _destination(self, place: Place, request: AccessRequest) -> Destination | Deny:
         backend = OpenFaasBackend(self._policies.backends[place.tenant.backend])

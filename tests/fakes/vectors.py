@@ -88,6 +88,14 @@ class Request(Part):
     padding: Padding = Padding()
 
 
+class Answers(Part):
+    """What the function answers; by default 200 and whatever the edge likes."""
+
+    status: int = 200
+    fields: list[tuple[str, str]] = []
+    body: str = ""
+
+
 class State(Part):
     """How the world is before the request."""
 
@@ -101,6 +109,7 @@ class State(Part):
     held: dict[str, int] = {}
     wake: Literal["works", "fails", "never"] = "works"
     keys: Literal["available", "unavailable"] = "available"
+    answers: Answers | None = None
     peer: str | None = None
     tls: str | None = None
 

@@ -13,11 +13,14 @@ from typing import Any, Final, Self
 
 import pytest
 import pytest_asyncio
+from aiohttp import web
+from multidict import CIMultiDict
 
 from policies.decision import Reason
+from tests.fakes.openfaas import Handler, Invocation
 from tests.fakes.vector_core import limits_of, policies_of, whereto
 from tests.fakes.vector_tokens import authorization
-from tests.fakes.vectors import Outcome, Received, Vector, load_vectors, mismatches, wire_bytes
+from tests.fakes.vectors import Answers, Outcome, Received, Vector, load_vectors, mismatches, wire_bytes
 from tests.fakes.world import RawAnswer, World, running_world
 
 EVERY_VECTOR: Final = load_vectors()
@@ -84,6 +87,8 @@ async def test_the_proxy_answers_as_the_vector_says(vector: Vector, worlds: Worl
             if outcome.reason not in ASKED_LAST:
                 assert len(world.faas.wake_calls) == calls[1]
                 assert vector.case.state is None or len(world.faas.status_calls) == calls[2]
+        if vector.state.answers is not None and outcome.received is not None:
+            assert answer.body == vector.state.answers.body.encode()
         if outcome.reason is not None:
             _is_problem(answer, is_head=vector.case.request.line.startswith("HEAD"))
 
@@ -104,7 +109,19 @@ def _deploy(world: World, vector: Vector) -> None:
         if function in state.missing:
             continue
         start_s = {"works": 0.5 if state.held else 0.05, "fails": 60.0, "never": 60.0}[state.wake]
-        world.faas.add(function, namespace, replicas=int(function not in state.asleep), start_s=start_s)
+        replicas = int(function not in state.asleep)
+        world.faas.add(function, namespace, replicas=replicas, start_s=start_s, handler=_handler(state.answers))
+
+
+def _handler(answers: Answers | None) -> Handler | None:
+    if answers is None:
+        return None
+
+    async def answer(_: Invocation) -> web.StreamResponse:
+        fields = CIMultiDict(answers.fields)
+        return web.Response(status=answers.status, headers=fields, body=answers.body.encode())
+
+    return answer
 
 
 @contextlib.asynccontextmanager
