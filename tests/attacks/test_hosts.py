@@ -242,7 +242,7 @@ async def test_no_host_at_all_is_refused(siege: Siege) -> None:
 async def over_tls(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Siege, Path]]:
     folder = tmp_path_factory.mktemp("tls")
     certificate, key = write_pair(folder, "acme.test")
-    async with besieged(tls_cert=certificate, tls_key=key, is_reached_by_http=False) as siege:
+    async with besieged(tls_cert=certificate, tls_key=key, is_warm=False) as siege:
         yield siege, certificate
 
 

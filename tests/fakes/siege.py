@@ -190,8 +190,8 @@ async def send_wire(address: tuple[str, int], data: bytes, *, timeout_s: float, 
 
 
 @contextlib.asynccontextmanager
-async def besieged(source: Path = WORLD, *, is_reached_by_http: bool = True, **settings: Any) -> AsyncIterator[Siege]:
-    """A running world whose functions are awake, with the tap in place. Not reached by http: it speaks TLS."""
+async def besieged(source: Path = WORLD, *, is_warm: bool = True, **settings: Any) -> AsyncIterator[Siege]:
+    """A running world whose functions are awake, with the tap in place; warm: keys and readiness are at hand."""
     async with running_world(source, **settings) as world, Tap(world.faas.url) as tap:
         for namespace in ("acme", "globex", "closed"):
             for name in FUNCTIONS:
@@ -200,6 +200,6 @@ async def besieged(source: Path = WORLD, *, is_reached_by_http: bool = True, **s
         platform.write_text(platform.read_text().replace(world.faas.url, tap.url))
         assert await world.app.parts.folder.reload(), world.app.parts.folder.status.mistakes
         siege = Siege(world, tap)
-        if is_reached_by_http:
-            await siege.still_serves()  # from here on keys and readiness are at hand
+        if is_warm:
+            await siege.still_serves()
         yield siege
