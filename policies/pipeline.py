@@ -11,8 +11,8 @@ is judged without a single ``await``; when it is not, the same generator waits u
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from policies.decision import Allow, Answer, Challenge, Decision, Deny, LimitState, Reason, Refusal
 from policies.limits import Check, Spent, checks_for
@@ -23,24 +23,21 @@ from policies.tables import Place, PolicySet
 from policies.tenancy import resolve
 
 
-@dataclass(frozen=True, slots=True)
-class Identify:
+class Identify(NamedTuple):
     """Question 2. Answer: a ``Principal``, or the refusal."""
 
     place: Place
     request: AccessRequest
 
 
-@dataclass(frozen=True, slots=True)
-class Spend:
+class Spend(NamedTuple):
     """Question 4. Answer: ``Spent``."""
 
     place: Place
     checks: tuple[Check, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
+class Ready(NamedTuple):
     """Question 5. Answer: None when the function can take the request, or the refusal."""
 
     place: Place

@@ -32,6 +32,7 @@ class Principal:
         "role_mask",
         "role_table",
         "sub",
+        "subject",
     )
 
     def __init__(
@@ -47,6 +48,8 @@ class Principal:
     ) -> None:
         self.provider = provider
         self.sub = sub
+        self.subject = f"{provider}|{sub}"
+        """As policy files, keys and audit lines write it."""
         self.groups = groups
         self.has_unknown_groups = has_unknown_groups
         """The token speaks of groups and they cannot be had: ``groups`` is empty, and no condition may take it so."""
@@ -59,11 +62,6 @@ class Principal:
         self.role_mask = 0
         self.inject_block: bytes | None = None
         """The identity fields for the function, encoded once (``upstream_identity.py``)."""
-
-    @property
-    def subject(self) -> str:
-        """``provider|sub``, as policy files, keys and audit lines write it."""
-        return f"{self.provider}|{self.sub}"
 
     @property
     def is_anonymous(self) -> bool:

@@ -176,10 +176,12 @@ def ratelimit_fields(states: Iterable[LimitState]) -> tuple[tuple[str, str], ...
         return ()
     policies = []
     left = []
-    for state in ordered:
-        name, policy = _policy_memo.get((state.id, state.quota, state.window_s)) or _policy_item(state)
+    for id_, quota, window_s, remaining, reset_s in ordered:
+        name, policy = _policy_memo.get((id_, quota, window_s)) or _policy_item(id_, quota, window_s)
         policies.append(policy)
-        left.append(f"{name};r={_sf_integer(state.remaining)};t={_sf_integer(state.reset_s)}")
+        if remaining > _MAX_SF_INTEGER or reset_s > _MAX_SF_INTEGER or remaining < 0 or reset_s < 0:
+            remaining, reset_s = _sf_integer(remaining), _sf_integer(reset_s)  # noqa: PLW2901 (the rare case)
+        left.append(f"{name};r={remaining};t={reset_s}")
     return (("RateLimit-Policy", ", ".join(policies)), ("RateLimit", ", ".join(left)))
 
 
@@ -242,11 +244,11 @@ def _sf_integer(number: int) -> int:
     return number if 0 <= number <= _MAX_SF_INTEGER else min(max(0, number), _MAX_SF_INTEGER)
 
 
-def _policy_item(state: LimitState) -> tuple[str, str]:
+def _policy_item(id_: str, quota: int, window_s: int) -> tuple[str, str]:
     """(the limit's name, its item of RateLimit-Policy); limits are few and change with the policies only."""
-    name = _sf_string(state.id)
-    item = (name, f"{name};q={_sf_integer(state.quota)};w={max(1, _sf_integer(state.window_s))}")
+    name = _sf_string(id_)
+    item = (name, f"{name};q={_sf_integer(quota)};w={max(1, _sf_integer(window_s))}")
     if len(_policy_memo) >= _POLICY_MEMO_ENTRIES:
         _policy_memo.clear()
-    _policy_memo[state.id, state.quota, state.window_s] = item
+    _policy_memo[id_, quota, window_s] = item
     return item

@@ -41,6 +41,7 @@ __all__ = [
     "ALL_METHODS",
     "AccessRequest",
     "Head",
+    "HeadMemo",
     "Target",
     "TrustedPeers",
     "canonical_host",
@@ -144,13 +145,65 @@ class AccessRequest(NamedTuple):
         return self.is_chunked or bool(self.content_length)
 
 
+class HeadMemo:
+    """
+    The last head of one connection and the request it came to; its owner makes one a connection.
+
+    Clients repeat themselves: on one connection the fields are usually the same bytes from request to request (HTTP/2
+    compresses by that). Equal bytes are the same request, but for its target, so that nothing is parsed twice (2 us).
+    It keeps what the client has sent, its credential included, for no longer than the connection.
+    """
+
+    __slots__ = ("_key", "_request", "_trusted")
+
+    def __init__(self) -> None:
+        self._key: tuple[object, ...] | None = None
+        self._request: AccessRequest | None = None
+        self._trusted: TrustedPeers | None = None
+
+    def recall(self, head: Head, trusted: TrustedPeers) -> AccessRequest | Deny | None:
+        """The request of ``head`` if only its target differs from the last; None when it has to be read."""
+        last = self._request
+        if last is None or self._trusted is not trusted:
+            return None
+        method, target, *rest = head
+        if self._key != (method, *rest) or not target.startswith(b"/"):
+            return None
+        canonical = canonical_target(target)
+        if canonical is last.target:
+            return last
+        if isinstance(canonical, Deny):
+            return canonical
+        return tuple.__new__(AccessRequest, (*last[:2], canonical, *last[3:]))
+
+    def remember(self, head: Head, trusted: TrustedPeers, request: AccessRequest) -> None:
+        method, _, *rest = head
+        self._key = (method, *rest)
+        self._trusted = trusted
+        self._request = request
+
+
 _host_memo: dict[bytes, str] = {}
 
 
-def read_head(head: Head, trusted: TrustedPeers) -> AccessRequest | Deny:
+def read_head(head: Head, trusted: TrustedPeers, memo: HeadMemo | None = None) -> AccessRequest | Deny:
     """
     The request that this head is, in its one spelling, or why it is none. Never raises, whatever the bytes.
 
+    ``memo`` is the connection's, where there is one.
+    """
+    if memo is None:
+        return _read_head(head, trusted)
+    request = memo.recall(head, trusted)
+    if request is None:
+        request = _read_head(head, trusted)
+        if type(request) is AccessRequest:
+            memo.remember(head, trusted, request)
+    return request
+
+
+def _read_head(head: Head, trusted: TrustedPeers) -> AccessRequest | Deny:
+    """
     Hot: one pass over the fields, one dict probe a field, host and path from memos. Hence longer than fifty lines:
     each call taken out of it would cost a tenth of it.
     """

@@ -122,13 +122,19 @@ def without_our_cookies(cookie: bytes) -> bytes:
 
 
 def answer_block(place: Place, request: AccessRequest, request_id: str, limits: Sequence[LimitState]) -> bytes:
-    """What Portero adds to a function's answer: ``X-Request-Id``, ``RateLimit``, the route's CORS; as lines."""
-    fields: tuple[tuple[str, str], ...] = (("X-Request-Id", request_id),)
+    """
+    What Portero adds to a function's answer: ``X-Request-Id``, ``RateLimit``, the route's CORS; as lines.
+
+    ``request_id`` is Portero's own and so are the names of limits (made safe by ``ratelimit_fields``): only what a
+    caller has a part in goes through ``field_block``.
+    """
+    lines = f"X-Request-Id: {request_id}\r\n"
     if limits:
-        fields += ratelimit_fields(limits)
-    if place.route is not None:
-        fields += cors_fields(request, place)
-    return field_block(fields)
+        (_, policies), (_, left) = ratelimit_fields(limits)
+        lines += f"RateLimit-Policy: {policies}\r\nRateLimit: {left}\r\n"
+    if place.route is not None and (cors := cors_fields(request, place)):
+        return lines.encode("ascii", "replace") + field_block(cors)
+    return lines.encode("ascii", "replace")
 
 
 def _identity_lines(principal: Principal) -> bytes:

@@ -21,7 +21,7 @@ from authproxy.upstream.framing import STATUS_LINES, may_repeat
 from authproxy.upstream.pool import Pool
 from authproxy.upstream.tunnel import tunnel
 from policies.decision import Deny, Reason
-from policies.request import Head
+from policies.request import Head, HeadMemo
 
 if TYPE_CHECKING:
     from authproxy.edges.protocol import ClientConnection
@@ -45,7 +45,7 @@ class _NotReached(Exception):  # control flow within this module
 class Judge(Protocol):
     """What the edge needs of ``authproxy.gate.gate.Gate``."""
 
-    def decide_now(self, head: Head) -> Verdict | Undecided: ...
+    def decide_now(self, head: Head, memo: HeadMemo) -> Verdict | Undecided: ...
 
     async def decide(self, undecided: Undecided) -> Verdict: ...
 
@@ -98,7 +98,7 @@ class Delivery:
         When it is on its way (``exchange.upstream``), ``relay_now`` or ``gone`` follows.
         """
         try:
-            verdict = exchange.verdict = self._gate.decide_now(exchange.head())
+            verdict = exchange.verdict = self._gate.decide_now(exchange.head(), exchange.memo)
             if type(verdict) is not Passed:
                 return type(verdict) is not Undecided and self._answer(verdict, exchange)
             self._enter(verdict, exchange)
@@ -146,7 +146,7 @@ class Delivery:
         """Do, or go on with, what has to be waited for. Cancelled when the client goes; raises nothing else."""
         verdict = exchange.verdict
         if verdict is None:
-            verdict = self._gate.decide_now(exchange.head())
+            verdict = self._gate.decide_now(exchange.head(), exchange.memo)
         if type(verdict) is Undecided:
             verdict = await self._gate.decide(verdict)
         if type(verdict) is not Passed:

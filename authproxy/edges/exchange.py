@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from authproxy.upstream.exchange import BodyMalformed, BodyStalled, ClientGone
 from authproxy.upstream.framing import CONTINUE, LAST_CHUNK, STATUS_LINES, chunk
-from policies.request import Head
+from policies.request import Head, HeadMemo
 
 if TYPE_CHECKING:
     from authproxy.edges.protocol import ClientConnection
@@ -48,6 +48,10 @@ class PublicExchange:
         self._connection = connection
         self._message = message
         self.payload = payload
+
+    @property
+    def memo(self) -> HeadMemo:
+        return self._connection.memo
 
     def head(self) -> Head:
         """The request's head as it stood on the wire."""

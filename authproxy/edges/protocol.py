@@ -26,6 +26,7 @@ from aiohttp.web_protocol import RequestHandler
 from authproxy.edges.exchange import PublicExchange
 from authproxy.upstream.exchange import BodyMalformed, BodyStalled, ClientGone
 from policies.decision import Reason
+from policies.request import HeadMemo
 
 if TYPE_CHECKING:
     from authproxy.edges.public import PublicEdge
@@ -92,6 +93,7 @@ class ClientConnection(RequestHandler):
         "_head_bytes",
         "_parked",
         "is_draining",
+        "memo",
         "outbox",
         "peer",
         "read_stalls_at",
@@ -111,6 +113,7 @@ class ClientConnection(RequestHandler):
         """What the task waits for while it has nothing to do. aiohttp's own ``_waiter`` stays None: it would wake the
         task for each request."""
         self.is_draining = False
+        self.memo = HeadMemo()
         self.peer = ""
         self.scheme = "http"
         self.server_name: str | None = None

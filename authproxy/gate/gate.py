@@ -33,7 +33,7 @@ from policies.limits import Parallel, concurrency_for
 from policies.pipeline import Identify, Need, Ready, Spend, judge, judge_again
 from policies.principal import Principal
 from policies.problem import problem
-from policies.request import AccessRequest, Head, TrustedPeers, read_head
+from policies.request import AccessRequest, Head, HeadMemo, TrustedPeers, read_head
 from policies.tables import Place, PolicySet
 from policies.tenancy import resolve
 from policies.upstream_identity import answer_block, request_block
@@ -77,14 +77,14 @@ class Gate:
 
     # -- deciding ------------------------------------------------------------------------------------------------
 
-    def decide_now(self, head: Head) -> Verdict | Undecided:
-        """Judge without waiting; ``Undecided`` when something has to be waited for."""
+    def decide_now(self, head: Head, memo: HeadMemo | None = None) -> Verdict | Undecided:
+        """Judge without waiting; ``Undecided`` when something has to be waited for. ``memo`` is the connection's."""
         now = self._clock()
         case = Case(head, None, self._folder.active, new_request_id(), now)
         try:
             if self._is_draining:
                 return self._refuse(Deny(Reason.DRAINING, retry_after_s=5), case)
-            request = read_head(head, self._trusted)
+            request = read_head(head, self._trusted, memo)
             if isinstance(request, Deny):
                 return self._refuse(request, case)
             case.request = request
@@ -128,10 +128,10 @@ class Gate:
             return self._broken(case)
 
     def _answer_now(self, need: Need, now: float) -> Any:
-        if isinstance(need, Identify):
+        if type(need) is Identify:
             answer = self._identifier.identify_now(need.place.tenant, need.request, now)
             return _WAIT if answer is None else answer
-        if isinstance(need, Spend):
+        if type(need) is Spend:
             spent = self._store.spend_now(need.place.tenant.name, need.checks, now)
             return _WAIT if spent is None else spent
         return None if self._activator.ready_now(need.place) else _WAIT

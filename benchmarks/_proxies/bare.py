@@ -26,7 +26,7 @@ class _AsksNothing(StubGate):
 
     _first: Passed | None = None
 
-    def decide_now(self, head: Head) -> Verdict | Undecided:
+    def decide_now(self, head: Head, _memo: object = None) -> Verdict | Undecided:
         if self._first is None:
             verdict = super().decide_now(head)
             if isinstance(verdict, Passed):

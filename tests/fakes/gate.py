@@ -90,7 +90,7 @@ class StubGate:
         place = Place(tenant, "echo", spec, None, (), has_trailing_slash=False, path="/")
         self.allow = Allow(place, anonymous(), None)
 
-    def decide_now(self, head: Head) -> Verdict | Undecided:
+    def decide_now(self, head: Head, _memo: object = None) -> Verdict | Undecided:
         if self.keeps_records:
             self.heads.append(head)
         if (verdict := self.verdict(head)) is not None:
