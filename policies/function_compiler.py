@@ -40,6 +40,10 @@ def compile_functions(
         if not function.direct and pattern(name) in specs and pattern(name) not in routed:
             text = f"{name!r} can never be reached: direct: false, and no route leads to it"
             findings.mistake(source, text, "functions", name, "direct")
+    for index, route in enumerate(document.routes):
+        if route.https_only and function_spec(table, route.function).is_direct:
+            text = f"/function/{route.function} reaches the same function without https; add direct: false to it"
+            findings.warning(source, text, "routes", index, "https_only")
     return table
 
 

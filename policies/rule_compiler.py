@@ -178,6 +178,9 @@ class _Rules:
             self._findings.mistake(self._source, text, *path, "functions", index)
         if rule.methods is not None:
             refuse_methods(self._source, rule.methods, self._findings, *path, "methods")
+            if isinstance(rule, DenyRule) and "GET" in rule.methods and "HEAD" not in rule.methods:
+                text = "HEAD is not denied, and most functions answer it as they answer GET; add it if it is meant"
+                self._findings.warning(self._source, text, *path, "methods")
             for key, reason in _contradictions(rule, rule.methods):
                 self._findings.mistake(self._source, f"the rule can never match: {reason}", *path, key, "methods")
 

@@ -528,6 +528,14 @@ def test_test_file_of_no_tenant() -> None:
                 "days; without a wakes limit they wake nothing"
             ),
         ),
+        (
+            f"deny: [{{id: d, {RULE}, methods: [GET, POST]}}]\n",
+            "3:60: HEAD is not denied, and most functions answer it as they answer GET; add it if it is meant",
+        ),
+        (
+            "routes: [{id: r, path: /r, function: x, https_only: true}]\n",
+            "3:53: /function/x reaches the same function without https; add direct: false to it",
+        ),
     ],
 )
 def test_what_loads_and_is_hardly_meant_is_told(text: str, expected: str) -> None:
