@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import resource
 import time
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -42,7 +43,7 @@ _SPARE_DESCRIPTORS: Final = 256
 
 @dataclass(slots=True)
 class Parts:
-    """What one process is made of; ``close`` ends it in the order of dependence."""
+    """What one process is made of."""
 
     gate: Gate
     folder: PolicyFolder
@@ -56,13 +57,12 @@ class Parts:
     audit: Audit | None
 
     async def close(self) -> None:
-        await self.activator.close()
-        await self.pool.close()
-        await self.identity.close()
-        await self.store.close()
-        await self.backends.close()
-        if self.audit is not None:
-            self.audit.close()
+        """End all parts in the order of dependence, the audit last; one that fails keeps no other from ending."""
+        async with AsyncExitStack() as ends:
+            if self.audit is not None:
+                ends.callback(self.audit.close)
+            for part in (self.backends, self.store, self.identity, self.pool, self.activator):
+                ends.push_async_callback(part.close)
 
 
 async def build_parts(settings: Settings, edge: str = "proxy") -> Parts:
