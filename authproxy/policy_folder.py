@@ -128,6 +128,7 @@ class PolicyFolder:
         """Hash of the content judged last, good or bad: equal content is not judged again (H6)."""
         self._slow_guards: list[Callable[[PolicySet], list[str]]] = []
         self._guards: list[Callable[[PolicySet], list[str]]] = []
+        self._still_wrong: list[str] = []
         self._listeners: list[Callable[[PolicySet], None]] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._looking = asyncio.Lock()
@@ -139,7 +140,8 @@ class PolicyFolder:
         Ask ``guard`` before each later swap; a mistake it names (a missing secret) keeps the last good set.
 
         A slow one reads files and is asked in a thread. The others are asked on the event loop when the slow ones found
-        nothing, and nothing comes between them and the swap.
+        nothing, and nothing comes between them and the swap. They are asked about the set in force, too, at each look that
+        finds nothing new.
         """
         (self._slow_guards if is_slow else self._guards).append(guard)
 
@@ -193,7 +195,10 @@ class PolicyFolder:
             self._seen = ""
             return False
         if (seen := revision_of(files)) == self._seen:
-            return seen == self.active.revision
+            if seen != self.active.revision:
+                return False
+            self._ask_again()
+            return True
         self._seen = seen
         started = time.monotonic()
         try:
@@ -213,6 +218,14 @@ class PolicyFolder:
         self._swap(policies, warnings, now)
         self._log.info("policy swapped", revision=policies.revision, seconds=round(time.monotonic() - started, 3))
         return True
+
+    def _ask_again(self) -> None:
+        """A secret may be replaced without a change of the policies: the quick guards follow those in force."""
+        wrong = [text for guard in self._guards for text in guard(self.active)]
+        if wrong != self._still_wrong:
+            self._still_wrong = wrong
+            for text in wrong:
+                self._log.error("what the policies in force need is gone", where=text)
 
     async def _compile(self, documents: Documents) -> tuple[PolicySet, list[Mistake]]:
         """In a thread, which shares the interpreter fairly as Python code does."""

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from authproxy.gate.build import Parts
+from tests.fakes.world import running_world
 
 
 class Part:
@@ -38,3 +39,31 @@ async def test_a_part_that_fails_to_end_keeps_no_other_from_ending() -> None:
     with pytest.raises(OSError, match=r"activator|store"):
         await parts.close()
     assert ended == ["activator", "pool", "identity", "store", "backends", "audit"]
+
+
+async def test_a_replaced_password_of_a_platform_is_taken_up(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a change of the policies, at the next look; one that is gone is told once and the last one stays."""
+    async with running_world() as world:
+        secret = world.folder / "secrets" / "platform" / "faas-admin"
+        secret.parent.mkdir()
+        secret.write_text("admin:old")
+        platform = world.policies / "platform.yaml"
+        platform.write_text(platform.read_text().replace("kind: openfaas,", "kind: openfaas, credentials: faas-admin,"))
+        world.faas.credentials = ("admin", "old")
+        folder = world.app.parts.folder
+        assert await folder.reload()
+        world.faas.add("survey-report", "acme")
+        assert (await world.get("/reports/es", token=world.token())).status == 200
+
+        world.faas.credentials = ("admin", "new")
+        world.faas.add("survey-web", "acme")
+        secret.write_text("admin:new")
+        assert await folder.reload()
+        assert (await world.get("/function/survey-web/", token=world.token())).status == 200
+
+        secret.unlink()
+        for _ in range(3):
+            assert await folder.reload()
+        world.faas.add("survey-submit", "acme")
+        assert (await world.get("/function/survey-submit/", token=world.token())).status == 200
+        assert capsys.readouterr().err.count("what the policies in force need is gone") == 1
