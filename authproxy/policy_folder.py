@@ -140,8 +140,8 @@ class PolicyFolder:
         Ask ``guard`` before each later swap; a mistake it names (a missing secret) keeps the last good set.
 
         A slow one reads files and is asked in a thread. The others are asked on the event loop when the slow ones found
-        nothing, and nothing comes between them and the swap. They are asked about the set in force, too, at each look that
-        finds nothing new.
+        nothing, and nothing comes between them and the swap; they are also asked about the set in force, at each look
+        that finds nothing new.
         """
         (self._slow_guards if is_slow else self._guards).append(guard)
 
