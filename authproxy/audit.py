@@ -144,19 +144,20 @@ class Audit:
         revision: str | None = None,
     ) -> None:
         """Write one line, or not if it is an allow outside the sample. Any string is safe. Never raises."""
-        if outcome == "allow" and not shadowed:
-            self._sampled += self._ratio
-            if self._sampled < 1.0:
-                return
-            self._sampled -= 1.0
-        self._append(
+        self.write(
             Line(
                 ts, request_id, tenant, edge, method, host, path, client_ip, outcome, reason, status, subject, rule,
                 where, duration_ms, bytes_in, bytes_out, held_ms, shadowed, revision,
             )
         )  # fmt: skip
 
-    def _append(self, line: Line) -> None:
+    def write(self, line: Line) -> None:
+        """As ``decision``, for whoever has made the line already."""
+        if line.outcome == "allow" and not line.shadowed:
+            self._sampled += self._ratio
+            if self._sampled < 1.0:
+                return
+            self._sampled -= 1.0
         buffer = self._buffer
         start = len(buffer)
         if start >= BUFFER_BYTES:

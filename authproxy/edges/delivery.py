@@ -201,7 +201,7 @@ class Delivery:
     @staticmethod
     def _enter(passed: Passed, exchange: PublicExchange) -> None:
         exchange.passed = passed
-        passed.live.on_cut = exchange.cut
+        passed.on_cut = exchange.cut
 
     def _end(self, exchange: PublicExchange, failure: Reason | None) -> None:
         """Tell the gate that the request is over, exactly once."""

@@ -13,7 +13,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any, Final
 
 from authproxy.activator import Activator
@@ -218,10 +217,9 @@ class Gate:
                 self._recorder.shadowed(place.tenant.name, "limits")
             else:
                 return _concurrency_limited(limits[taken], allow)
-        live = self.live.enter(
-            place.tenant.name, principal.subject, principal.expires_at, partial(self._may_go_on, request)
-        )
-        return Passed(case, request, allow, destination, leaving, coming, request_id, live, lease)
+        passed = Passed(case, request, allow, destination, leaving, coming, lease, self._may_go_on)
+        self.live.enter(passed)
+        return passed
 
     def _destination(self, place: Place, request: AccessRequest) -> Destination | Deny:
         backend = self._backends.get(place.tenant.backend)
@@ -260,7 +258,7 @@ class Gate:
         failure: Reason | None = None,
     ) -> None:
         """The exchange is over, however it ended: give everything back, count it, audit it. Exactly once each."""
-        passed.live.leave()
+        self.live.discard(passed)
         if passed.lease is not None:
             passed.lease.release()
         if passed.has_place:

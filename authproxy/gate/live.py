@@ -21,28 +21,35 @@ _log = get_logger("gate")
 
 
 class LiveExchange:
-    """One running exchange. Slots and no dataclass: one is made per request."""
+    """
+    One running exchange. ``gate.verdict.Passed`` is one: a further object a request would cost 1 us.
 
-    __slots__ = ("_registry", "expires_at", "is_cut", "on_cut", "recheck", "subject", "tenant")
+    Subclasses say whose it is (``tenant``, ``subject``), until when its identity holds and how it is judged again.
+    """
 
-    def __init__(
-        self,
-        registry: LiveRegistry,
-        tenant: str,
-        subject: str,
-        expires_at: float | None,
-        recheck: Callable[[], bool] | None,
-    ) -> None:
-        self._registry = registry
-        self.tenant = tenant
-        self.subject = subject
-        self.expires_at = expires_at
-        """Unix seconds; None for a caller whose identity does not expire."""
-        self.recheck = recheck
-        """True while the exchange may go on under the active policies."""
+    __slots__ = ("is_cut", "on_cut")
+
+    def __init__(self) -> None:
+        self.is_cut = False
         self.on_cut: Callable[[int], None] | None = None
         """Set by whoever runs the exchange: ends it, with a websocket close code where there is a websocket."""
-        self.is_cut = False
+
+    @property
+    def tenant(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def subject(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def expires_at(self) -> float | None:
+        """Unix seconds; None for a caller whose identity does not expire."""
+        raise NotImplementedError
+
+    def may_go_on(self) -> bool:
+        """Whether the exchange would be allowed under the active policies. Anything raised means no."""
+        raise NotImplementedError
 
     def cut(self, code: int) -> None:
         """End the exchange now. Idempotent."""
@@ -52,10 +59,6 @@ class LiveExchange:
         if self.on_cut is not None:
             self.on_cut(code)
 
-    def leave(self) -> None:
-        """The exchange is over; forget it. Idempotent."""
-        self._registry.discard(self)
-
 
 class LiveRegistry:
     """The live exchanges of one process."""
@@ -63,14 +66,11 @@ class LiveRegistry:
     def __init__(self) -> None:
         self._live: set[LiveExchange] = set()
 
-    def enter(
-        self, tenant: str, subject: str, expires_at: float | None, recheck: Callable[[], bool] | None = None
-    ) -> LiveExchange:
-        live = LiveExchange(self, tenant, subject, expires_at, recheck)
+    def enter(self, live: LiveExchange) -> None:
         self._live.add(live)
-        return live
 
     def discard(self, live: LiveExchange) -> None:
+        """The exchange is over; forget it. Idempotent."""
         self._live.discard(live)
 
     def __len__(self) -> int:
@@ -85,7 +85,7 @@ class LiveRegistry:
 
         One that cannot be judged may not go on, and keeps none of the others from being judged.
         """
-        refused = [live for live in self if live.recheck is not None and not _may_go_on(live.recheck)]
+        refused = [live for live in self if not _may_go_on(live)]
         for live in refused:
             _cut(live, POLICY_VIOLATION)
         return len(refused)
@@ -98,9 +98,9 @@ class LiveRegistry:
         return len(live)
 
 
-def _may_go_on(recheck: Callable[[], bool]) -> bool:
+def _may_go_on(live: LiveExchange) -> bool:
     try:
-        return recheck()
+        return live.may_go_on()
     except Exception:  # noqa: BLE001 (an error never widens access)
         _log.exception("judging a live exchange again failed")
         return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from authproxy.audit import Audit
+from authproxy.audit import Audit, Line
 from authproxy.gate.verdict import Case, Passed
 from authproxy.metrics import HistogramCell, Metrics
 from policies.decision import Answer, Challenge, Reason, Refusal, RuleRef
@@ -61,27 +61,29 @@ class Recorder:
             self.shadowed(tenant, _STAGES.get(refusal.reason, "policy"))
         if self._audit is not None:
             rule = allow.rule
-            self._audit.decision(
-                ts=case.started_at,
-                request_id=passed.request_id,
-                tenant=tenant,
-                edge=self._edge,
-                method=request.method,
-                host=request.host,
-                path=request.target.path,
-                client_ip=request.client_ip,
-                outcome=outcome,
-                reason=reason,
-                status=status,
-                subject=allow.principal.subject,
-                rule=rule.id if rule is not None else None,
-                where=rule.where if rule is not None else None,
-                duration_ms=round(duration_s * 1000, 3),
-                bytes_in=bytes_in,
-                bytes_out=bytes_out,
-                held_ms=round(case.held_s * 1000, 3) if case.held_s else None,
-                shadowed=tuple(refusal.reason.value for refusal in allow.shadowed),
-                revision=case.policies.revision,
+            self._audit.write(
+                Line(
+                    case.started_at,
+                    case.request_id,
+                    tenant,
+                    self._edge,
+                    request.method,
+                    request.host,
+                    request.target.path,
+                    request.client_ip,
+                    outcome,
+                    reason,
+                    status,
+                    allow.principal.subject,
+                    None if rule is None else rule.id,
+                    None if rule is None else rule.where,
+                    round(duration_s * 1000, 3),
+                    bytes_in,
+                    bytes_out,
+                    round(case.held_s * 1000, 3) if case.held_s else None,
+                    tuple([refusal.reason.value for refusal in allow.shadowed]) if allow.shadowed else (),
+                    case.policies.revision,
+                )
             )
 
     def refused(self, refusal: Refusal, status: int, case: Case, now: float) -> None:

@@ -31,13 +31,6 @@ class Destination(NamedTuple):
     """Value of the Host field."""
 
 
-class Cuttable(Protocol):
-    """A running exchange that others may end."""
-
-    on_cut: Callable[[int], None] | None
-    """Called with a websocket close code (RFC 6455 section 7.4)."""
-
-
 class Departure(Protocol):
     """One request that may leave."""
 
@@ -59,5 +52,5 @@ class Departure(Protocol):
     def answer_block(self) -> bytes:
         """Fields to add to the answer."""
 
-    @property
-    def live(self) -> Cuttable: ...
+    on_cut: Callable[[int], None] | None
+    """Set by whoever runs the exchange: ends it, with a websocket close code (RFC 6455 section 7.4)."""

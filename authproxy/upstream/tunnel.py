@@ -50,7 +50,7 @@ async def tunnel(passed: Departure, exchange: Exchange, pool: Pool, watch: Answe
             return
         block = _accepted(passed, connection)
         carrier = _Carrier(exchange, connection)
-        passed.live.on_cut = carrier.cut
+        passed.on_cut = carrier.cut
         exchange.start_tunnel(block + passed.answer_block + UPGRADE, carrier.to_upstream)
         await carrier.carry()
     finally:

@@ -40,9 +40,8 @@ class _AsksNothing(StubGate):
             first.destination,
             first.request_block,
             first.answer_block,
-            first.request_id,
-            first.live,
             None,
+            lambda _request: True,
         )
 
 

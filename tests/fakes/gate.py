@@ -138,7 +138,7 @@ class StubGate:
 
     def _pass(self, case: Case, request: AccessRequest) -> Passed:
         target = request.target.path.encode()
-        return Passed(
+        passed = Passed(
             case=case,
             request=request,
             allow=self.allow,
@@ -146,10 +146,11 @@ class StubGate:
             request_block=b"%b %b HTTP/1.1\r\nHost: function\r\n%b"
             % (request.method.encode(), target, request.forward_block),
             answer_block=self.answer_block,
-            request_id=case.request_id,
-            live=self.live.enter("acme", "anonymous|anonymous", None),
             lease=None,
+            may_go_on=lambda _request: True,
         )
+        self.live.enter(passed)
+        return passed
 
     def finish(
         self,
@@ -160,7 +161,7 @@ class StubGate:
         bytes_out: int,
         failure: Reason | None,
     ) -> None:
-        passed.live.leave()
+        self.live.discard(passed)
         if self.keeps_records:
             self.finished.append(Finished(passed, status, bytes_in, bytes_out, failure))
 
