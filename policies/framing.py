@@ -52,6 +52,8 @@ _REMEMBERED: Final = frozenset(
     {CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT, ACCEPT, ORIGIN, FETCH_SITE, FETCH_MODE}
 )
 """Kinds whose facts depend on nothing but method, version and value, and whose values recur."""
+_MAX_CONNECTION_OPTIONS: Final = 64
+"""Each is classified: thousands would take 7 ms and empty the memo of names for everybody."""
 _FIELD_LIST_CHARS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_, ")
 
 _BAD_CONNECTION: Final = Deny(Reason.BAD_REQUEST, "the Connection field names a field that may not be taken away")
@@ -212,7 +214,9 @@ def read_traceparent(text: str) -> str | None:
 
 
 def _read_connection(value: bytes) -> Connection | None:
-    """None when it names a field of ours, one that frames or names the caller, or no field at all."""
+    """None when it names a field of ours, one that frames or names the caller, no field at all, or too many."""
+    if value.count(b",") >= _MAX_CONNECTION_OPTIONS:
+        return None
     closes = keeps = upgrades = False
     dropped = []
     for raw in value.split(b","):

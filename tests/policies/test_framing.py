@@ -107,6 +107,12 @@ class TestMessage:
         fields = () if connection is None else ((b"Connection", connection),)
         assert a_request(b"/", *fields, version=version).keeps_alive is keeps_alive
 
+    def test_connection_options_are_few(self) -> None:
+        """Each is looked up among all names: thousands of new ones would be work for everybody."""
+        options = [b"x-%d" % i for i in range(64)]
+        assert a_request(b"/", (b"Connection", b",".join(options)))
+        assert refused(a_head(b"/", (b"Connection", b",".join([*options, b"x"])))).reason is Reason.BAD_REQUEST
+
     WEBSOCKET = (
         (b"Connection", b"keep-alive, Upgrade"),
         (b"Upgrade", b"WebSocket"),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies import target
-from policies.decision import Reason
+from policies.decision import Deny, Reason
 from policies.request import Target, canonical_target
 from policies.target import encode_path
 from tests.fakes.heads import reason, refused
@@ -112,6 +112,13 @@ class TestPathA1:
         answer = refused(a_head(b"/" + b"a" * target.MAX_TARGET_BYTES))
         assert (answer.reason, answer.part) == (Reason.HEAD_TOO_LARGE, "target")
         assert isinstance(canonical_target(b"/" + b"a" * (target.MAX_TARGET_BYTES - 1)), Target)
+
+    def test_a_path_has_so_many_segments(self) -> None:
+        """Each costs more than its two bytes, and nobody has been asked yet who he is; 414 as for a long one."""
+        assert isinstance(canonical_target(b"/a" * target.MAX_SEGMENTS), Target)
+        answer = canonical_target(b"/a" * (target.MAX_SEGMENTS + 1))
+        assert isinstance(answer, Deny)
+        assert (answer.reason, answer.part) == (Reason.HEAD_TOO_LARGE, "target")
 
     @pytest.mark.parametrize(
         ("raw", "path"),
