@@ -191,10 +191,7 @@ class Gate:
             return refused
         if isinstance(decision, Answer):
             self._recorder.answered(decision, case, self._clock())
-            fields = (
-                *decision.fields,
-                ("X-Request-Id", case.request_id),
-            )  # as every other answer: joins with the audit
+            fields = (*decision.fields, ("X-Request-Id", case.request_id))
             return DirectAnswer(decision.status, fields, case.request_id)
         return self._refuse(decision, case)
 
@@ -213,10 +210,11 @@ class Gate:
             taken = self._concurrency.take(limits)
             if isinstance(taken, Lease):
                 lease = taken
-            elif "limits" in place.tenant.shadow:
-                self._recorder.shadowed(place.tenant.name, "limits")
             else:
-                return _concurrency_limited(limits[taken], allow)
+                refusal = _concurrency_limited(limits[taken], allow)
+                if "limits" not in place.tenant.shadow:
+                    return refusal
+                allow = allow._replace(shadowed=(*allow.shadowed, refusal))
         passed = Passed(case, request, allow, destination, leaving, coming, lease, self._may_go_on)
         self.live.enter(passed)
         return passed

@@ -14,6 +14,7 @@ _NO_TENANT: Final = "-"
 
 _STAGES: Final = {
     Reason.RATE_LIMITED: "limits",
+    Reason.CONCURRENCY_LIMITED: "limits",
     Reason.CREDENTIAL_INVALID: "identity",
     Reason.CREDENTIAL_MISSING: "identity",
     Reason.SESSION_EXPIRED: "identity",

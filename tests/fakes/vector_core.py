@@ -198,10 +198,13 @@ class _Judge:
         destination = self._destination(place, request)
         if isinstance(destination, Deny):
             return destination
-        for limit in concurrency_for(place, principal, request):
-            if limit.key in self._used_up and "limits" not in place.tenant.shadow:
-                name = place.tenant.name
-                return Deny(Reason.CONCURRENCY_LIMITED, rule=limit.ref, limits=allow.limits, tenant=name)
+        shadowed = tuple(deny.reason for deny in allow.shadowed)
+        taken = [one for one in concurrency_for(place, principal, request) if one.key in self._used_up]
+        if taken and "limits" not in place.tenant.shadow:
+            name = place.tenant.name
+            return Deny(Reason.CONCURRENCY_LIMITED, rule=taken[0].ref, limits=allow.limits, tenant=name)
+        if taken:
+            shadowed += (Reason.CONCURRENCY_LIMITED,)
         most = place.spec.max_body_bytes
         if most is not None and (request.content_length or 0) > most:
             return Deny(Reason.BODY_TOO_LARGE, tenant=place.tenant.name)
@@ -226,7 +229,7 @@ class _Judge:
             allow.rule.id if allow.rule is not None else None,
             answered,
             Received(f"{method} {target}", fields),
-            tuple(deny.reason for deny in allow.shadowed),
+            shadowed,
         )
 
     def _answered(self, place: Place) -> tuple[int, bytes]:
