@@ -228,6 +228,8 @@ def _time(value: object, key: str) -> Condition:
             raise ConditionError(f"{name!r} is not known; expected from, to, days or zone", f"{key}.{name}")
     opens = _minute(given.get("from", "00:00"), f"{key}.from")
     closes = _minute(given.get("to", "24:00"), f"{key}.to")
+    if opens == 24 * 60:
+        raise ConditionError("24:00 is where a day ends; a window that begins with a day is from 00:00", f"{key}.from")
     if opens == closes:
         raise ConditionError("from and to are the same; leave both out for the whole day", f"{key}.to")
     days = _days(given.get("days", list(DAYS)), f"{key}.days")

@@ -200,6 +200,7 @@ def test_unknown_is_a_third_value(when: Any, unless: Any, expected: bool | None)
         ({"time": {"from": "8:00"}}, "when.time.from", "HH:MM"),
         ({"time": {"to": "24:01"}}, "when.time.to", "HH:MM"),
         ({"time": {"from": "08:00", "to": "08:00"}}, "when.time.to", "the same"),
+        ({"time": {"from": "24:00", "to": "00:00"}}, "when.time.from", "from 00:00"),
         ({"time": {"days": ["monday"]}}, "when.time.days", "expected one of mon"),
         ({"time": {"zone": "Europe/Madrit"}}, "when.time.zone", "no time zone"),
         ({"time": {"zone": "Europe"}}, "when.time.zone", "no time zone"),
