@@ -16,6 +16,8 @@ from policies.tables import ACTIONS, Pattern
 
 MAX_RULE_ENTRIES: Final = 200_000
 """Places of a tenant's rule table, a function times an action times a method each; 1 KiB and 15 us of loading each."""
+MAX_ROLES: Final = 4_000
+"""Of one tenant: every role, subject and group has a mask of a bit each. 60,000 in a chain took 0.8 GiB."""
 MAX_CONDITION_WEIGHT: Final = 5_000
 """Of all conditional rules of one effect that can meet in one request: some 600 usual ones. 10 to 100 ms at worst."""
 MAX_LIMITS: Final = 500

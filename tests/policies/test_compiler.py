@@ -369,6 +369,10 @@ TOO_MUCH = {
         + "}",
         "3:1: rules for any method times the methods that others name come to more than 200000",
     ),
+    "roles": (
+        "roles: {" + ", ".join(f"r{i}: {{includes: [r{i + 1}]}}" for i in range(60_000)) + ", r60000: {}}",
+        "3:1: 60001 roles; expected at most 4000",
+    ),
     "conditions of one function": (
         "deny: "
         + listed(f"{{id: d{i}, functions: [f*], actions: [invoke], when: path == '/{i}'}}" for i in range(2000)),
