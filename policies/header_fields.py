@@ -113,6 +113,7 @@ _OURS: Final = frozenset(
         "x-scope-orgid",
         "x-callback-url",
         "dpop",  # a proof made for Portero, not for the function (AP-R55)
+        "proxy",  # becomes HTTP_PROXY of a CGI function (OpenFaaS' classic watchdog): httpoxy, CVE-2016-5385
         # Policy judges the method as sent; a framework that obeys one of these would run another.
         "x-http-method",
         "x-http-method-override",

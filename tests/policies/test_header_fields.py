@@ -52,6 +52,7 @@ SPOOFABLE = [
     "X-Request-Id",
     "X-HTTP-Method-Override",
     "DPoP",
+    "Proxy",
 ]
 HOP_BY_HOP = ["Keep-Alive", "Proxy-Connection", "Proxy-Authorization", "TE", "Trailer", "HTTP2-Settings"]
 
