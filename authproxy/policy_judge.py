@@ -62,7 +62,8 @@ async def judge_in_process(files: Files, *, allow_loopback_http: bool, now: floa
     )
     try:
         asked = await asyncio.to_thread(pickle.dumps, (dict(files), allow_loopback_http, now))
-        answer, _ = await asyncio.wait_for(child.communicate(asked), TIMEOUT_S)
+        async with asyncio.timeout(TIMEOUT_S):  # not wait_for: before Python 3.12 it may swallow a cancellation
+            answer, _ = await child.communicate(asked)
         if child.returncode != 0:
             raise JudgeFailed(f"the process that judges the files ended with status {child.returncode}")
         # Our own child wrote this a moment ago over a pipe of ours: the one pickle that may be read.
