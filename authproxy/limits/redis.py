@@ -34,7 +34,7 @@ How long one command is given at the least. A loop that was late itself must not
 it reads sockets, and what gathered meanwhile is overdue before it is sent.
 """
 _OF_ONE_TENANT: Final = ("MOVED", "ASK", "CROSSSLOT", "TRYAGAIN")
-"""Errors that say where a key lives and not that the server is ill."""
+"""Errors of a cluster that say where a key lives, not that the server is ill; else: that it is a cluster unawares."""
 
 
 class RedisStore:
@@ -186,7 +186,7 @@ class RedisStore:
             self._settle(batch, reply)
         else:
             self._answer_locally(batch.asked)
-            if str(reply).startswith(_OF_ONE_TENANT):
+            if self._is_cluster and str(reply).startswith(_OF_ONE_TENANT):
                 self._failures[0] += 1
             else:
                 self._connection.failed(str(reply))

@@ -335,3 +335,35 @@ async def test_a_crowd_is_not_held_against_redis(own_redis: RedisServer) -> None
     assert metrics.limit_store_failures_total.value() == 0
     assert not store.is_degraded
     await store.close()
+
+
+@pytest.mark.parametrize("is_cluster", [False, True], ids=["unawares", "known"])
+async def test_a_cluster_unawares_is_told(is_cluster: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """A slot that is elsewhere is one tenant's trouble in a cluster; unless told so, Redis is taken for ill."""
+
+    async def node(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while command := await reader.read(65536):
+            writer.write(b"-MOVED 1 10.0.0.1:6379\r\n" if b"EVALSHA" in command else b":1\r\n")
+        writer.close()
+
+    async with serving(node) as port:
+        metrics = Metrics()
+        store = RedisStore(f"redis://127.0.0.1:{port}", metrics=metrics, is_cluster=is_cluster)
+        await store.start()
+        one = check(0.1, 2)
+        answers = [await asyncio.wait_for(store.spend("acme", (one,), time.time()), 0.5) for _ in range(3)]
+        assert [spent.refused for spent in answers] == [None, None, 0]
+        assert store.is_degraded is not is_cluster
+        assert metrics.limit_store_is_degraded.value() == (not is_cluster)
+        assert ("MOVED" in capsys.readouterr().err) is not is_cluster
+        await store.close()
+
+
+async def test_closing_as_the_connection_is_lost(own_redis: RedisServer) -> None:
+    """It ends, whatever comes at the same moment."""
+    store = RedisStore(own_redis.url, metrics=Metrics())
+    await store.start()
+    await asyncio.sleep(0.05)  # the heartbeat waits
+    store._connection.give_up("lost just now")
+    async with asyncio.timeout(1):
+        await store.close()
