@@ -60,16 +60,12 @@ class Principal:
         """Unix seconds; None for anonymous."""
         self.role_table: object = None
         self.role_mask = 0
-        self.inject_block: bytes | None = None
-        """The identity fields for the function, encoded once (``upstream_identity.py``)."""
+        self.inject_block: tuple[str, bytes] | None = None
+        """Tenant, and the identity fields for its functions, encoded once (``upstream_identity.py``)."""
 
     @property
     def is_anonymous(self) -> bool:
         return self.provider == ANONYMOUS_PROVIDER
-
-    @property
-    def is_service_account(self) -> bool:
-        return self.provider == SERVICE_ACCOUNT_PROVIDER
 
     def __repr__(self) -> str:
         return f"Principal({self.subject!r}, groups={sorted(self.groups)!r})"
