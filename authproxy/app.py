@@ -17,6 +17,7 @@ import signal
 import time
 from collections.abc import Awaitable
 from pathlib import Path
+from typing import Final
 
 from authproxy.audit import configure_logging, get_logger
 from authproxy.edges.admin import AdminEdge
@@ -26,6 +27,9 @@ from authproxy.gate.build import Parts, build_parts
 from authproxy.settings import Settings
 from authproxy.version import VERSION
 from policies.errors import SettingsError
+
+_GC_THRESHOLDS: Final = (50_000, 20, 100)
+"""The hot path makes no cycles: a collection every 700 objects (CPython's default) costs 5 % and finds nothing."""
 
 
 class App:
@@ -72,6 +76,7 @@ class App:
         # What is alive now stays alive: keep it out of the collector's walks.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*_GC_THRESHOLDS)
         self._is_ready = True
         self._log.info(
             "portero is ready",

@@ -91,6 +91,10 @@ class LimitState(NamedTuple):
     """Requests that would be admitted now (``r``), never negative; a burst may make it larger than the quota."""
     reset_s: int
     """Whole seconds until nothing of the limit is used any more (``t``)."""
+    name: str = ""
+    """``id`` as a structured String, made with the ``Check``; empty: made when it is printed."""
+    policy: str = ""
+    """The limit's item of ``RateLimit-Policy``, likewise."""
 
 
 class Allow(NamedTuple):

@@ -41,6 +41,9 @@ class Check(NamedTuple):
     on_store_failure: Literal["local", "open", "closed"] = "local"
     cost: int = 1
     """At most ``burst``: a request that costs more is never admitted."""
+    name: str = ""
+    policy: str = ""
+    """See ``LimitState``: passed on to it."""
 
 
 class Spent(NamedTuple):
@@ -86,7 +89,7 @@ def spend_all(tats_us: Mapping[str, int], now_us: int, checks: Sequence[Check]) 
     new = tuple.__new__
     after = {}
     states = []
-    for id_, key, emission, tolerance, quota, window_s, _, _, _, cost in checks:
+    for id_, key, emission, tolerance, quota, window_s, _, _, _, cost, name, policy in checks:
         ahead = tats_us[key] - now_us if key in tats_us else 0
         if ahead < 0:  # noqa: PLR1730 - max() is a call of 0.1 us
             ahead = 0
@@ -95,7 +98,9 @@ def spend_all(tats_us: Mapping[str, int], now_us: int, checks: Sequence[Check]) 
         if left < 0:
             return None, _refuse([tats_us.get(check.key, 0) for check in checks], now_us, checks)
         after[key] = now_us + ahead
-        states.append(new(LimitState, (id_, quota, window_s, left // emission, (ahead + 999_999) // 1_000_000)))
+        states.append(
+            new(LimitState, (id_, quota, window_s, left // emission, (ahead + 999_999) // 1_000_000, name, policy))
+        )
     return after, new(Spent, (tuple(states), None, 0))
 
 
@@ -111,7 +116,7 @@ def state(tat_us: int, now_us: int, check: Check) -> LimitState:
     """What a limit has left, spending nothing."""
     ahead = max(0, tat_us - now_us)
     remaining = max(0, (check.tolerance_us - ahead) // check.emission_us)
-    return LimitState(check.id, check.quota, check.window_s, remaining, _ceil_s(ahead))
+    return LimitState(check.id, check.quota, check.window_s, remaining, _ceil_s(ahead), check.name, check.policy)
 
 
 def retry_after_s(wait_us: int) -> int:

@@ -35,6 +35,7 @@ from policies.gcra import (
     state,
 )
 from policies.principal import Principal
+from policies.ratelimit import policy_item
 from policies.request import AccessRequest
 from policies.tables import LimitSpec, Place, TenantTable
 
@@ -202,6 +203,8 @@ def _check(tenant: TenantTable, spec: LimitSpec, per_s: float, partition: str, o
         max(1, spec.burst),
         RuleRef(spec.id, spec.where),
         spec.on_store_failure,
+        1,
+        *policy_item(spec.id, spec.quota, spec.window_s),
     )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from policies.decision import Allow, Answer, Challenge, Decision, Deny, LimitState, Reason, Refusal
 from policies.limits import Check, Spent, checks_for
@@ -47,6 +47,9 @@ class Ready(NamedTuple):
 
 Need = Identify | Spend | Ready
 
+_new: Final[Any] = tuple.__new__
+"""NamedTuples of the hot path are made without their Python ``__new__``: 0.15 us each."""
+
 
 def judge(request: AccessRequest, policies: PolicySet, now: float) -> Generator[Need, Any, Decision]:
     """Ask the five questions of one request in their order; see the package docstring for why in this order."""
@@ -55,7 +58,7 @@ def judge(request: AccessRequest, policies: PolicySet, now: float) -> Generator[
         return place
 
     shadowed: tuple[Deny, ...] = ()
-    principal = yield Identify(place, request)
+    principal = yield _new(Identify, (place, request))
     if not isinstance(principal, Principal):
         refused = _refused(principal, place)
         if not _is_unidentified(refused, place):
@@ -71,7 +74,7 @@ def judge(request: AccessRequest, policies: PolicySet, now: float) -> Generator[
 
     states: tuple[LimitState, ...] = ()
     if checks := checks_for(place, principal, request):
-        spent: Spent = yield Spend(place, checks)
+        spent: Spent = yield _new(Spend, (place, checks))
         states = spent.states
         if spent.refused is not None:
             refusal = Deny(
@@ -86,12 +89,13 @@ def judge(request: AccessRequest, policies: PolicySet, now: float) -> Generator[
                 return refusal
             shadowed += (refusal,)
 
-    refusal_or_none: Refusal | None = yield Ready(place, principal, request)
+    refusal_or_none: Refusal | None = yield _new(Ready, (place, principal, request))
     if refusal_or_none is not None:
         return refusal_or_none
 
     rule = verdict.rule if isinstance(verdict, Granted) else None
-    return Allow(place, principal, rule, states, shadowed)
+    allow: Allow = _new(Allow, (place, principal, rule, states, shadowed))
+    return allow
 
 
 def judge_again(request: AccessRequest, place: Place, now: float) -> Generator[Need, Any, Principal | Refusal]:

@@ -14,11 +14,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from html import escape
-from operator import attrgetter
 from types import MappingProxyType
 from typing import Final
 
-from policies.decision import Challenge, Deny, LimitState, Problem, Reason
+from policies.decision import Challenge, Deny, Problem, Reason
+from policies.ratelimit import ratelimit_fields
 
 _WORDS: Final[dict[Reason, tuple[int, str, str]]] = {
     Reason.BAD_REQUEST: (400, "Bad request", "The request is not well-formed."),
@@ -84,11 +84,6 @@ _RETRY_AFTER_S: Final = {
 }
 """Seconds, where waiting helps and the refusal does not know better."""
 _QUOTA_REASONS: Final = frozenset({Reason.RATE_LIMITED, Reason.CONCURRENCY_LIMITED, Reason.WAKE_LIMITED})
-_MAX_SF_INTEGER: Final = 999_999_999_999_999
-"""RFC 9651 section 3.3.1."""
-_POLICY_MEMO_ENTRIES: Final = 4096
-_policy_memo: dict[tuple[str, int, int], tuple[str, str]] = {}
-_remaining: Final = attrgetter("remaining")
 _PAGE_POLICY: Final = (
     "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
@@ -163,28 +158,6 @@ def problem(refusal: Challenge | Deny, request_id: str, *, accepts_html: bool = 
     return Problem(status, tuple(fields), page.encode("utf-8", "replace"), reason, members)
 
 
-def ratelimit_fields(states: Iterable[LimitState]) -> tuple[tuple[str, str], ...]:
-    """
-    ``RateLimit-Policy`` and ``RateLimit`` of the limits that applied; empty when none did.
-
-    The limit with the least left comes first. Keys (``pk``) are left out: they would name a caller.
-
-    Source: draft-ietf-httpapi-ratelimit-headers-10 sections 3 and 4; R10.
-    """
-    ordered = sorted(states, key=_remaining)
-    if not ordered:
-        return ()
-    policies = []
-    left = []
-    for id_, quota, window_s, remaining, reset_s in ordered:
-        name, policy = _policy_memo.get((id_, quota, window_s)) or _policy_item(id_, quota, window_s)
-        policies.append(policy)
-        if remaining > _MAX_SF_INTEGER or reset_s > _MAX_SF_INTEGER or remaining < 0 or reset_s < 0:
-            remaining, reset_s = _sf_integer(remaining), _sf_integer(reset_s)  # noqa: PLW2901 (the rare case)
-        left.append(f"{name};r={remaining};t={reset_s}")
-    return (("RateLimit-Policy", ", ".join(policies)), ("RateLimit", ", ".join(left)))
-
-
 def field_block(fields: Iterable[tuple[str, str]]) -> bytes:
     """
     ``fields`` as ``name: value CRLF`` lines.
@@ -233,22 +206,3 @@ def _field_value(text: str) -> str:
 def _quoted(text: str) -> str:
     """A quoted-string (RFC 9110 section 5.6.4); RFC 6750 allows neither quote nor backslash inside, so neither is."""
     return '"' + _field_value(text).replace("\\", "/").replace('"', "'") + '"'
-
-
-def _sf_string(text: str) -> str:
-    """RFC 9651 section 3.3.3."""
-    return '"' + _field_value(text).replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _sf_integer(number: int) -> int:
-    return number if 0 <= number <= _MAX_SF_INTEGER else min(max(0, number), _MAX_SF_INTEGER)
-
-
-def _policy_item(id_: str, quota: int, window_s: int) -> tuple[str, str]:
-    """(the limit's name, its item of RateLimit-Policy); limits are few and change with the policies only."""
-    name = _sf_string(id_)
-    item = (name, f"{name};q={_sf_integer(quota)};w={max(1, _sf_integer(window_s))}")
-    if len(_policy_memo) >= _POLICY_MEMO_ENTRIES:
-        _policy_memo.clear()
-    _policy_memo[id_, quota, window_s] = item
-    return item

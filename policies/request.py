@@ -15,6 +15,7 @@ R33-R35, R38-R41, R56 in docs/threats.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Final, NamedTuple
 
 from policies.decision import Deny, Reason
@@ -139,6 +140,8 @@ class AccessRequest(NamedTuple):
     """``Access-Control-Request-Headers`` of a preflight: tokens and commas only; else None."""
     has_idempotency_key: bool = False
     """May be sent again after a lost connection although its method is not idempotent."""
+    credential_digest: bytes | None = None
+    """SHA-256 of ``authorization``: what caches know a credential by. Only ``read_head`` sets it."""
 
     @property
     def has_body(self) -> bool:
@@ -305,6 +308,7 @@ def _read_head(head: Head, trusted: TrustedPeers) -> AccessRequest | Deny:
         block,
         facts.preflight_fields,
         facts.has_idempotency_key,
+        None if authorization is None else sha256(authorization).digest(),
     )
 
 

@@ -21,8 +21,9 @@ from urllib.parse import quote
 from policies.decision import LimitState
 from policies.header_fields import is_our_cookie
 from policies.principal import Principal
-from policies.problem import field_block, ratelimit_fields
-from policies.request import AccessRequest
+from policies.problem import field_block
+from policies.ratelimit import ratelimit_fields
+from policies.request import ALL_METHODS, AccessRequest
 from policies.tables import Place
 from policies.tenancy import cors_fields
 
@@ -32,7 +33,9 @@ _SUBJECT_SAFE: Final = "!#$&'()*+,/:;=?@[]^`{|}"
 """Left bare in a subject: visible ASCII but ``%``, ``"``, ``<``, ``>`` and the backslash."""
 _GROUP_SAFE: Final = "!#$&'()*+/:;=?@[]^`{|}"
 """As a subject, without the comma that separates groups."""
-_HEX: Final = frozenset("0123456789abcdef")
+_HEX: Final = "0123456789abcdef"
+_METHODS: Final = {method: method.encode("ascii") + b" " for method in ALL_METHODS}
+"""The usual ones, encoded."""
 
 
 def request_block(
@@ -51,14 +54,13 @@ def request_block(
     """
     return b"".join(
         (
-            request.method.encode("ascii"),
-            b" ",
+            _METHODS.get(request.method) or request.method.encode("ascii") + b" ",
             target,
             b" HTTP/1.1\r\nHost: ",
             host,
             b"\r\n",
             request.forward_block,
-            credential_fields(request, place),
+            b"" if request.authorization is None and request.cookie is None else credential_fields(request, place),
             request_fields(request, request_id),
             inject_block(place, principal),
         )
@@ -69,13 +71,16 @@ def inject_block(place: Place, principal: Principal) -> bytes:
     """
     ``X-Portero-Tenant``, ``X-Portero-Subject`` and ``X-Portero-Groups`` as lines.
 
-    The part that is the principal's is encoded once and kept on it; the tenant's line is not part of it, so that a
-    principal object could never carry one tenant's name into another.
+    Encoded once and kept on the principal with the tenant's name that stands in it: a principal object can never carry
+    one tenant's name into another.
     """
-    block = principal.inject_block
-    if block is None:
-        block = principal.inject_block = _identity_lines(principal)
-    return b"X-Portero-Tenant: %b\r\n%b" % (place.tenant.name.encode("ascii", "replace"), block)
+    name = place.tenant.name
+    kept = principal.inject_block
+    if kept is not None and kept[0] == name:
+        return kept[1]
+    block = b"X-Portero-Tenant: %b\r\n%b" % (name.encode("ascii", "replace"), _identity_lines(principal))
+    principal.inject_block = (name, block)
+    return block
 
 
 def request_fields(request: AccessRequest, request_id: str) -> bytes:
@@ -88,7 +93,7 @@ def request_fields(request: AccessRequest, request_id: str) -> bytes:
         request: canonical already; its members hold no CR, LF or NUL.
         request_id: 32 lower-case hex digits, as ``X-Request-Id`` says it; other text is made safe and hashed into ids.
     """
-    if len(request_id) == 32 and _HEX.issuperset(request_id):
+    if len(request_id) == 32 and not request_id.strip(_HEX):
         ids = request_id
     else:
         ids = blake2b(request_id.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

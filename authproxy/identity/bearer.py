@@ -101,7 +101,7 @@ class BearerIdentity:
         authorization = request.authorization
         if authorization is None:
             return self._nobody(tenant)
-        slot = (tenant.name, sha256(authorization).digest())
+        slot = (tenant.name, request.credential_digest or sha256(authorization).digest())
         known = self._tokens.find(tenant, slot, now)
         if known is not None:
             return known
@@ -114,7 +114,7 @@ class BearerIdentity:
         authorization = request.authorization
         if known is not None or authorization is None:
             return known or self._nobody(tenant)
-        slot = (tenant.name, sha256(authorization).digest())
+        slot = (tenant.name, request.credential_digest or sha256(authorization).digest())
         found = self._judge(tenant, slot, authorization, now)
         if not isinstance(found, _Pending):
             return found
@@ -132,7 +132,8 @@ class BearerIdentity:
         authorization = request.authorization
         if authorization is None:
             return self._nobody(tenant)
-        return self._tokens.find(tenant, (tenant.name, sha256(authorization).digest()), now)
+        digest = request.credential_digest or sha256(authorization).digest()
+        return self._tokens.find(tenant, (tenant.name, digest), now)
 
     def is_cached(self, tenant: TenantTable, request: AccessRequest, now: float | None = None) -> bool:
         """Whether ``known_now`` would name somebody; ``now`` None: by the clock."""

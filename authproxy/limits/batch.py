@@ -66,7 +66,7 @@ class Batch:
         for asked in self.asked:
             if not asked.is_peek:
                 requests.append(len(asked.checks))
-            for _, key, emission, tolerance, _, _, _, _, _, cost in asked.checks:
+            for _, key, emission, tolerance, _, _, _, _, _, cost, _, _ in asked.checks:
                 at = index.get(key)
                 if at is None:
                     at = index[key] = len(index) + 1
