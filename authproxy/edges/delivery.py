@@ -207,6 +207,8 @@ class Delivery:
         """Tell the gate that the request is over, exactly once."""
         passed, exchange.passed = exchange.passed, None
         if passed is not None:
+            # No cycle may be left: until the collector came, each request's objects would fill memory and caches.
+            exchange.verdict = passed.on_cut = None
             self._gate.finish(
                 passed,
                 status=exchange.status or _CLIENT_GONE_STATUS,

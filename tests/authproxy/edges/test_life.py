@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import NoReturn
 
 import pytest
 
+from authproxy.edges.exchange import PublicExchange
 from policies.decision import Reason
 from policies.request import Head
 from tests.fakes.front import Front
@@ -163,3 +165,27 @@ async def test_a_running_exchange_can_be_cut() -> None:
         assert front.gate.live.cut_all(1008) == 1
         assert b"0\r\n\r\n" not in await client.until_end()
         await asyncio.wait_for(front.upstream.peers[0].saw_end.wait(), 1)
+
+
+async def test_nothing_is_left_of_a_request_for_the_collector() -> None:
+    """Neither of one that was answered at once nor of one that a task streamed: memory is free when the answer is."""
+
+    async def pieces(peer: Peer) -> None:
+        while True:
+            head = await peer.head()
+            await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n" + (b"" if b"/slow" in head else b"ab"))
+            if b"/slow" in head:
+                await asyncio.sleep(0.02)
+                await peer.send(b"ab")
+
+    async with Front(pieces) as front, front.client() as client:
+        front.gate.keeps_records = False
+        gc.collect()
+        gc.disable()
+        try:
+            for path in ("/", "/slow", "/", "/slow", "/"):
+                assert (await client.get(path)).body == b"ab"
+            await asyncio.sleep(0.02)
+            assert [one for one in gc.get_objects() if type(one) is PublicExchange] == []
+        finally:
+            gc.enable()
