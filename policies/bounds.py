@@ -16,8 +16,9 @@ from policies.tables import ACTIONS, Pattern
 
 MAX_RULE_ENTRIES: Final = 200_000
 """Places of a tenant's rule table, a function times an action times a method each; 1 KiB and 15 us of loading each."""
-MAX_ROLES: Final = 4_000
-"""Of one tenant: every role, subject and group has a mask of a bit each. 60,000 in a chain took 0.8 GiB."""
+MAX_ROLE_BITS: Final = 1 << 30
+"""Roles times roles and holders of roles: each of them has a mask with a bit for each role. 128 MiB; 10,000 roles and
+50,000 subjects take half of it, 60,000 roles that include each other in a chain took 0.8 GiB."""
 MAX_CONDITION_WEIGHT: Final = 5_000
 """Of all conditional rules of one effect that can meet in one request: some 600 on paths,
 some 180 on claims. 0.2 s at worst, with tokens made for it."""

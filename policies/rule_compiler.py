@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from itertools import islice
 from typing import Final, Literal, NamedTuple
 
-from policies.bounds import MAX_CONDITION_WEIGHT, MAX_ROLES, MAX_RULE_ENTRIES, Merged, entries_of, heaviest
+from policies.bounds import MAX_CONDITION_WEIGHT, MAX_ROLE_BITS, MAX_RULE_ENTRIES, Merged, entries_of, heaviest
 from policies.conditions import ConditionError, compile_conditions
 from policies.decision import RuleRef
 from policies.documents import Source
@@ -53,8 +53,10 @@ def compile_rules(source: Source[TenantDocument], scope: Scope, findings: Findin
 def _is_bounded(source: Source[TenantDocument], inputs: RuleInputs, findings: Findings) -> bool:
     """Whether the table may be built; a mistake when it would cost more than ``bounds`` grants one tenant."""
     document = source.document
-    if len(document.roles) > MAX_ROLES:
-        findings.mistake_of_key(source, f"{len(document.roles)} roles; expected at most {MAX_ROLES}", "roles")
+    holders = sum(len(b.subjects) + len(b.groups) + len(b.emails) + len(b.service_accounts) for b in inputs.bindings)
+    if len(inputs.roles) * (len(inputs.roles) + holders) > MAX_ROLE_BITS:
+        text = f"{len(inputs.roles)} roles, which {holders} subjects, groups and others hold, are too many together"
+        findings.mistake_of_key(source, text, "roles")
         return False
     allows: list[_Compiled] = [
         (rule, grant, ("roles", role.name, "allow", i))

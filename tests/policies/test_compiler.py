@@ -371,7 +371,7 @@ TOO_MUCH = {
     ),
     "roles": (
         "roles: {" + ", ".join(f"r{i}: {{includes: [r{i + 1}]}}" for i in range(60_000)) + ", r60000: {}}",
-        "3:1: 60001 roles; expected at most 4000",
+        "3:1: 60001 roles, which 0 subjects, groups and others hold, are too many together",
     ),
     "conditions of one function": (
         "deny: "
