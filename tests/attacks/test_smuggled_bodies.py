@@ -7,6 +7,7 @@ What a request carries is never read as a request, and what follows one is judge
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 from typing import Final
 
@@ -14,6 +15,7 @@ import pytest
 
 from tests.attacks.test_smuggling import CHUNKED, END, POST, SECRET, SMUGGLED
 from tests.fakes.siege import Siege, split_answers
+from tests.fakes.world import RawAnswer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -124,6 +126,69 @@ async def test_each_of_a_pipeline_is_judged_by_itself(siege: Siege) -> None:
     assert len(answers) == len(order)
     assert siege.faas.requests == siege.faas.requests[:2]
     assert siege.sent_on.count(b"X-Portero-Subject: login|ana\r\n") == 2
+
+
+def _kinds(siege: Siege) -> list[bytes]:
+    """Heads that differ in one thing each: target, method, host, credential, a field, the order or case of fields."""
+    bearers = [siege.token, siege.world.token("eve"), siege.world.token(tenants=("globex",)), "x"]
+    credentials = [b"", *[b"Authorization: Bearer %b\r\n" % token.encode() for token in bearers]]
+    lines = [b"GET /function/survey-report/a", b"GET /function/survey-report/b"]
+    lines += [b"GET /function/survey-web", b"GET /function/survey-web/internal", b"POST /function/survey-report/a"]
+    rests = [
+        b"",
+        b"Accept: text/html\r\nSec-Fetch-Mode: navigate\r\n",
+        b"X-Portero-Tenant: globex\r\n",
+        b"Cookie: a=1\r\n",
+    ]
+    return [
+        b"%b HTTP/1.1\r\nHost: %b\r\n%b%b\r\n" % (line, host, *fields)
+        for line in lines
+        for host in (b"acme.test", b"globex.test")
+        for credential in credentials
+        for rest in rests
+        for fields in ((credential, rest), (rest, credential))
+    ]
+
+
+def _meaning(answer: RawAnswer) -> tuple[object, ...]:
+    """What an answer says, but for what is different each time."""
+    if answer.status != 200:
+        return answer.status, answer.reason, answer.field("content-type"), answer.field("www-authenticate")
+    seen = answer.json()
+    fields = [(k, v) for k, v in seen["fields"] if k.lower() not in {"x-request-id", "traceparent"}]
+    return 200, seen["function"], seen["namespace"], seen["method"], seen["target"], fields
+
+
+async def test_the_past_of_a_connection_changes_no_answer(siege: Siege) -> None:
+    """
+    Whatever was asked before on the same connection, an answer is the one it would be on a fresh one: memos of heads,
+    tokens and places are never somebody else's (datapath hazards; A11).
+    """
+    kinds = _kinds(siege)
+    fresh: dict[bytes, tuple[object, ...]] = {}
+    for kind in kinds:
+        fresh[kind] = _meaning((await siege.throw(kind[:-2] + b"Connection: close\r\n\r\n")).only)
+    assert {meaning[0] for meaning in fresh.values()} == {200, 400, 401, 403}
+    chance = random.Random(11)
+    for _ in range(30):
+        order = chance.choices(kinds, k=20)
+        order += chance.choices(order[-3:], k=10)  # repeated, as a memo wants it
+        wire = b"".join(order[:-1]) + order[-1][:-2] + b"Connection: close\r\n\r\n"
+        answers = (await siege.throw(wire)).answers
+        for kind, answer in zip(order, answers, strict=True):
+            assert _meaning(answer) == fresh[kind], kind
+
+
+@pytest.mark.xfail(strict=True, reason="requests behind the 32nd overtake: docs/threats.md")
+@pytest.mark.parametrize("refused_first", [15, 31])
+async def test_a_pipeline_longer_than_the_queue_keeps_its_order(refused_first: int, siege: Siege) -> None:
+    """RFC 9112 section 9.3.2: an answer given to another request than its own is a stranger's answer behind a proxy."""
+    order = [b"/nowhere"] * refused_first + [b"/function/survey-web/here"] + [b"/nowhere"] * 17
+    wire = b"".join(b"GET %b HTTP/1.1\r\nHost: acme.test\r\n\r\n" % target for target in order)
+    async with siege.client() as client:
+        client.writer.write(wire)
+        statuses = [(await asyncio.wait_for(client.answer(), 0.5)).status for _ in order]
+    assert statuses == [404 if target == b"/nowhere" else 200 for target in order]
 
 
 UPGRADES: Final = {
