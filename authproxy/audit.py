@@ -23,8 +23,8 @@ from typing import Final
 import msgspec
 import structlog
 
-BATCH_BYTES: Final = 48 * 1024
-"""Written at once when this much has gathered; below a pipe's usual 64 KiB."""
+BATCH_LINES: Final = 128
+"""Encoded and written at once when so many have gathered, some 45 KiB: below a pipe's usual 64 KiB."""
 BATCH_S: Final = 0.1
 """A line is at most this old when it is written."""
 BUFFER_BYTES: Final = 4 * 1024 * 1024
@@ -112,7 +112,10 @@ class Audit:
         self._sampled = 0.0
         self._on_drop = on_drop
         self._encode_into = msgspec.json.Encoder().encode_into
+        self._lines: list[Line] = []
+        """Not encoded yet."""
         self._buffer = bytearray()
+        """Encoded and not written yet."""
         self._timer: asyncio.TimerHandle | None = None
         self._fd = -1
         self._is_pipe = False
@@ -158,25 +161,32 @@ class Audit:
             if self._sampled < 1.0:
                 return
             self._sampled -= 1.0
-        buffer = self._buffer
-        start = len(buffer)
-        if start >= BUFFER_BYTES:
-            self._dropped(1)
-            return
-        # One look at the encoded line instead of one at each value: the usual line pays 0.1 us for hostile ones.
-        try:
-            self._encode_into(line, buffer, -1)
-            is_plain = len(buffer) - start <= LINE_BYTES and buffer[start:].isascii()
-        except UnicodeEncodeError:  # a surrogate
-            is_plain = False
-        if not is_plain:
-            del buffer[start:]
-            self._encode_into(_made_safe(line), buffer, -1)
-        buffer += b"\n"
-        if start < BATCH_BYTES <= len(buffer):
+        lines = self._lines
+        lines.append(line)
+        if len(lines) >= BATCH_LINES:
             self.flush()
         elif self._timer is None:
             self._arm()
+
+    def _encode_waiting(self) -> None:
+        """All lines that wait, in one go: between two requests each of them would find the caches cold (5 us)."""
+        lines, self._lines = self._lines, []
+        buffer, encode_into = self._buffer, self._encode_into
+        for line in lines:
+            start = len(buffer)
+            if start >= BUFFER_BYTES:
+                self._dropped(1)
+                continue
+            # One look at the encoded line instead of one at each value: the usual line pays 0.1 us for hostile ones.
+            try:
+                encode_into(line, buffer, -1)
+                is_plain = len(buffer) - start <= LINE_BYTES and buffer[start:].isascii()
+            except UnicodeEncodeError:  # a surrogate
+                is_plain = False
+            if not is_plain:
+                del buffer[start:]
+                encode_into(_made_safe(line), buffer, -1)
+            buffer += b"\n"
 
     def _arm(self) -> None:
         try:
@@ -193,6 +203,7 @@ class Audit:
 
     def flush(self) -> None:
         """Write what the reader takes without blocking; the rest waits for the next turn."""
+        self._encode_waiting()
         buffer = self._buffer
         try:
             while buffer:

@@ -157,31 +157,37 @@ class HeadMemo:
     It keeps what the client has sent, its credential included, for no longer than the connection.
     """
 
-    __slots__ = ("_key", "_request", "_trusted")
+    __slots__ = ("_head", "_request", "_trusted")
 
     def __init__(self) -> None:
-        self._key: tuple[object, ...] | None = None
+        self._head: Head | None = None
         self._request: AccessRequest | None = None
         self._trusted: TrustedPeers | None = None
 
     def recall(self, head: Head, trusted: TrustedPeers) -> AccessRequest | Deny | None:
         """The request of ``head`` if only its target differs from the last; None when it has to be read."""
-        last = self._request
-        if last is None or self._trusted is not trusted:
+        last = self._head
+        request = self._request
+        if (
+            last is None
+            or request is None
+            or self._trusted is not trusted
+            or head.fields != last.fields
+            or head.method != last.method
+            or head[3:] != last[3:]
+        ):
             return None
-        method, target, *rest = head
-        if self._key != (method, *rest) or not target.startswith(b"/"):
+        if head.target == last.target:
+            return request
+        if not head.target.startswith(b"/"):
             return None
-        canonical = canonical_target(target)
-        if canonical is last.target:
-            return last
+        canonical = canonical_target(head.target)
         if isinstance(canonical, Deny):
             return canonical
-        return tuple.__new__(AccessRequest, (*last[:2], canonical, *last[3:]))
+        return tuple.__new__(AccessRequest, (*request[:2], canonical, *request[3:]))
 
     def remember(self, head: Head, trusted: TrustedPeers, request: AccessRequest) -> None:
-        method, _, *rest = head
-        self._key = (method, *rest)
+        self._head = head
         self._trusted = trusted
         self._request = request
 

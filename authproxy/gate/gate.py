@@ -64,6 +64,7 @@ class Gate:
         self.live = live
         self._folder = folder
         self._identifier = identifier
+        self._known_now = identifier.known_now
         self._store = store
         self._concurrency = concurrency
         self._activator = activator
@@ -94,7 +95,9 @@ class Gate:
                 kind = type(need)
                 answer: Any
                 if kind is Identify:
-                    answer = self._identifier.identify_now(need.place.tenant, request, now)
+                    answer = self._known_now(need.place.tenant, request, now) or self._identifier.identify_now(
+                        need.place.tenant, request, now
+                    )
                     if answer is None:
                         break
                     if type(answer) is Principal:

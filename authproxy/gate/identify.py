@@ -24,10 +24,12 @@ class Identifier:
     def __init__(self, source: BearerIdentity, store: LimitStore) -> None:
         self._source = source
         self._store = store
+        self.known_now = source.known_now
+        """Who is known to be calling without anything being verified; None: ask on."""
 
     def identify_now(self, tenant: TenantTable, request: AccessRequest, now: float) -> Principal | Refusal | None:
         """Answer from what is at hand; None when the store or a provider has to be asked."""
-        known = self._source.known_now(tenant, request, now)
+        known = self.known_now(tenant, request, now)
         if known is not None:
             return known
         check = failure_check(tenant, request.client_ip)
@@ -45,7 +47,7 @@ class Identifier:
 
     async def identify(self, tenant: TenantTable, request: AccessRequest, now: float) -> Principal | Refusal:
         """Answer with whatever it takes."""
-        known = self._source.known_now(tenant, request, now)
+        known = self.known_now(tenant, request, now)
         if known is not None:
             return known
         check = failure_check(tenant, request.client_ip)
