@@ -86,7 +86,10 @@ class Gate:
                 return self._refuse(Deny(Reason.DRAINING, retry_after_s=5), case)
             request = read_head(head, self._trusted, memo)
             if isinstance(request, Deny):
-                return self._refuse(request, case)
+                # Where a head ends and what follows it is as doubtful as the head (RFC 9112 section 11.2).
+                refused = self._refuse(request, case)
+                refused.keeps_alive = False
+                return refused
             case.request = request
             judging = judge(request, case.policies, now)
             need = next(judging)
