@@ -72,6 +72,15 @@ def judge(request: AccessRequest, policies: PolicySet, now: float) -> Generator[
             return verdict
         shadowed += (_as_deny(verdict),)
 
+    length = request.content_length
+    if length is not None and place.spec.max_body_bytes is not None and length > place.spec.max_body_bytes:
+        # Before limits and wakes: what cannot be delivered costs nobody anything.
+        return Deny(
+            Reason.BODY_TOO_LARGE,
+            f"the function takes at most {place.spec.max_body_bytes} bytes",
+            tenant=place.tenant.name,
+        )
+
     states: tuple[LimitState, ...] = ()
     if checks := checks_for(place, principal, request):
         spent: Spent = yield _new(Spend, (place, checks))
