@@ -127,23 +127,21 @@ class AnswerReader:
             self._parser = HttpResponseParser(self)
 
     def on_body(self, data: bytes) -> None:
+        size = len(data)
+        if not size:
+            return  # an empty piece would be taken for the end
         if self.is_complete:
             self._refuse_excess()
             return
-        self._body_was += len(data)
-        self._add(data)
+        self._body_was += size
+        self._pieces.append(data)
+        self._pieces_bytes += size
+        if self._pieces_bytes > READ_HIGH_BYTES:
+            self.hold_reading()
 
     def on_message_complete(self) -> None:
         if self.has_head and self.status != 101:
             self.is_complete = True
-
-    def _add(self, data: bytes) -> None:
-        if not data:
-            return
-        self._pieces.append(data)
-        self._pieces_bytes += len(data)
-        if self._pieces_bytes > READ_HIGH_BYTES:
-            self.hold_reading()
 
     def _refuse_excess(self) -> None:
         """Bytes after the whole answer, in one segment with it: it stands, but the connection is at its end."""

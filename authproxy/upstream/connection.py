@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from httptools import HttpParserError, HttpParserUpgrade
 
-from authproxy.upstream.answer import AnswerReader
+from authproxy.upstream.answer import HEAD_LIMIT_BYTES, AnswerReader
 from authproxy.upstream.failures import ANSWER_TIMEOUT, CLOSED, GARBLED, ForwardFailed
 from policies.decision import Reason
 
@@ -95,10 +95,6 @@ class Connection(AnswerReader, asyncio.Protocol):
         self.idle_s = inf
         self.lane: Any = None
         """The pool's."""
-        self._forget()
-
-    def _forget(self) -> None:
-        self.forget_answer()
         self.is_sending = False
         """A body is still being pumped: silence of the upstream is no fault of it."""
         self.failure: Exception | None = None
@@ -115,19 +111,17 @@ class Connection(AnswerReader, asyncio.Protocol):
 
         With a ``consumer``, it is told of the answer instead of having a task wait for it.
         """
-        self._forget()
+        self.forget_answer()
+        self.is_sending = False
+        self.failure = None
         self._is_head_request = is_head
         self._upgrades = upgrades
         self._consumer = consumer
         self.idle_s = timeouts.idle_s
         total_s = timeouts.total_s
-        if total_s is not None:
-            self.total_until = self._loop.time() + total_s
+        self.deadline = self.total_until = inf if total_s is None else self._loop.time() + total_s
         if consumer is not None:
-            deadline = self._loop.time() + timeouts.first_byte_s
-            self.deadline = deadline if total_s is None else min(deadline, self.total_until)
-        elif total_s is not None:
-            self.deadline = self.total_until
+            self.deadline = min(self._loop.time() + timeouts.first_byte_s, self.total_until)
 
     @property
     def is_open(self) -> bool:
@@ -137,7 +131,10 @@ class Connection(AnswerReader, asyncio.Protocol):
     @property
     def is_reusable(self) -> bool:
         """The answer came whole, was taken, and nothing came after it."""
-        return self.keeps_alive and self.is_complete and not self.is_sending and not self._pieces and self.is_open
+        if not self.keeps_alive or not self.is_complete or self.is_sending or self._pieces:
+            return False
+        transport = self.transport  # as ``is_open``, without a further call on every request's way
+        return transport is not None and not transport.is_closing()
 
     def send(self, data: bytes) -> None:
         """Write without waiting. Raises: ForwardFailed when the connection is closed."""
@@ -285,20 +282,20 @@ class Connection(AnswerReader, asyncio.Protocol):
             self.abort()
             return
         if self.has_head and self.status == 101:
-            self._add(data)
+            self.on_body(data)
             self._wake()
             return
         self._framing_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
-            self._add(data[upgrade.args[0] :])
+            self.on_body(data[upgrade.args[0] :])
         except HttpParserError:
             if not self.is_complete:
                 self.fail(ForwardFailed(Reason.UPSTREAM_GARBLED, GARBLED))
                 return
             self.abort()
-        if self.is_framing_too_long:
+        if self._framing_bytes > HEAD_LIMIT_BYTES and self.is_framing_too_long:
             self.fail(ForwardFailed(Reason.UPSTREAM_GARBLED, GARBLED))
             return
         self._wake()

@@ -57,12 +57,12 @@ def send_now(passed: Departure, exchange: Exchange, pool: Pool, consumer: Consum
 def relay_now(passed: Departure, exchange: Exchange, pool: Pool, connection: Connection) -> None:
     """Relay an answer that is whole, to what ``send_now`` sent. Raises: ForwardFailed, ClientGone."""
     try:
-        status, fields = connection.status, connection.fields
         route = passed.allow.place.route
-        filtered = filter_answer(fields, replaces_cors=route is not None and bool(route.cors_origins))
+        filtered = filter_answer(connection.fields, replaces_cors=route is not None and bool(route.cors_origins))
         if filtered is None:
             raise ForwardFailed(Reason.UPSTREAM_GARBLED, GARBLED)
-        exchange.answer(status, filtered.block + passed.answer_block, connection.take(), filtered.content_length)
+        block, content_length = filtered
+        exchange.answer(connection.status, block + passed.answer_block, connection.take(), content_length)
     finally:
         pool.give_back(connection)
 

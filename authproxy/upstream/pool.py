@@ -111,7 +111,8 @@ class Pool:
         idle = lane.idle
         while idle:
             connection = idle.pop()
-            if connection.is_open:
+            transport = connection.transport
+            if transport is not None and not transport.is_closing():
                 connection.is_taken = True
                 return connection
         return None
