@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from authproxy.audit import get_logger
 from authproxy.edges.exchange import PublicExchange
 from authproxy.gate.verdict import DirectAnswer, Passed, Refused, Undecided, Verdict
-from authproxy.upstream.connection import Connection, Consumer
+from authproxy.upstream.connection import Connection
 from authproxy.upstream.exchange import ClientGone
 from authproxy.upstream.failures import ForwardFailed
 from authproxy.upstream.forward import forward, relay_now, send_now
@@ -90,7 +90,7 @@ class Delivery:
                 % (STATUS_LINES[problem.status] + lines, len(problem.body), problem.body)
             )
 
-    def serve_now(self, exchange: PublicExchange, consumer: Consumer) -> bool:
+    def serve_now(self, exchange: PublicExchange, connection: ClientConnection) -> bool:
         """
         Have one request judged, and answered or sent on its way, without waiting. False: ``serve`` has to go on with
         it.
@@ -98,13 +98,13 @@ class Delivery:
         When it is on its way (``exchange.upstream``), ``relay_now`` or ``gone`` follows.
         """
         try:
-            verdict = exchange.verdict = self._gate.decide_now(exchange.head(), exchange.memo)
+            verdict = exchange.verdict = self._gate.decide_now(exchange.head, connection.memo)
             if type(verdict) is not Passed:
                 return type(verdict) is not Undecided and self._answer(verdict, exchange)
             self._enter(verdict, exchange)
             if verdict.request.is_websocket:
                 return False
-            exchange.upstream = send_now(verdict, exchange, self._pool, consumer)
+            exchange.upstream = send_now(verdict, exchange, self._pool, connection)
         except ForwardFailed as failure:
             self._end(exchange, self._failed(exchange, failure))
         except Exception:  # noqa: BLE001  # contained: the text stays in the operational log (AP-R52)
@@ -142,11 +142,11 @@ class Delivery:
             self._pool.give_back(connection)
         self._end(exchange, Reason.CLIENT_GONE)
 
-    async def serve(self, exchange: PublicExchange) -> None:
+    async def serve(self, exchange: PublicExchange, connection: ClientConnection) -> None:
         """Do, or go on with, what has to be waited for. Cancelled when the client goes; raises nothing else."""
         verdict = exchange.verdict
         if verdict is None:
-            verdict = self._gate.decide_now(exchange.head(), exchange.memo)
+            verdict = self._gate.decide_now(exchange.head, connection.memo)
         if type(verdict) is Undecided:
             verdict = await self._gate.decide(verdict)
         if type(verdict) is not Passed:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from authproxy.upstream.exchange import BodyMalformed, BodyStalled, ClientGone
 from authproxy.upstream.framing import CONTINUE, LAST_CHUNK, STATUS_LINES, chunk
-from policies.request import Head, HeadMemo
 
 if TYPE_CHECKING:
     from authproxy.edges.protocol import ClientConnection
     from authproxy.gate.verdict import Passed, Undecided, Verdict
     from authproxy.upstream.connection import Connection
+    from policies.request import Head
 
 _BODYLESS = frozenset({204, 304})
 _CLOSE = b"connection: close\r\n"
@@ -44,27 +44,11 @@ class PublicExchange:
     _is_chunked = False
     _has_continued = False
 
-    def __init__(self, connection: ClientConnection, message: Any, payload: Any) -> None:
+    def __init__(self, connection: ClientConnection, head: Head, message: Any, payload: Any) -> None:
         self._connection = connection
+        self.head = head
         self._message = message
         self.payload = payload
-
-    @property
-    def memo(self) -> HeadMemo:
-        return self._connection.memo
-
-    def head(self) -> Head:
-        """The request's head as it stood on the wire."""
-        message, connection = self._message, self._connection
-        return Head(
-            message.method,
-            message.path.encode("utf-8", "surrogateescape"),
-            message.raw_headers,
-            message.version,
-            connection.peer,
-            connection.scheme,
-            connection.server_name,
-        )
 
     # -- the request's body ----------------------------------------------------------------------------------------
 
