@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from policies.rbac import build_table
 from policies.tables import (
     Ceilings,
     ColdStart,
@@ -12,7 +13,6 @@ from policies.tables import (
     FunctionTable,
     Pattern,
     Place,
-    RbacTable,
     RouteTable,
     TenantTable,
 )
@@ -32,7 +32,7 @@ def tenant(name: str = "acme", *, namespace: str | None = None, backend: str = "
         service_accounts=(),
         functions=FunctionTable({}, ()),
         routes=RouteTable(),
-        rbac=RbacTable((), {}, {}, {}, {}, {}, {}, {}),
+        rbac=build_table((), (), ()),
         limits=(),
         ceilings=Ceilings(),
         hosts=(f"{name}.localhost",),
