@@ -1,3 +1,1 @@
-"""
-ENFORCE in Kong: one small module a plugin. Empty until the gate that the plugins share has landed with its first edge.
-"""
+"""ENFORCE in Kong: one small module a plugin. None yet; they will share the gate of the proxy."""
