@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.http_parser import RawRequestMessage
+from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler
 
 from authproxy.edges.exchange import PublicExchange
@@ -36,6 +37,9 @@ HEAD_LIMIT_BYTES: Final = 64 * 1024
 LINGER_S: Final = 3.0
 """How long a client that is still sending may go on after its answer: closing at once would reset the connection, and
 the reset may reach the client before the answer does (RFC 9112 section 9.6)."""
+_REPEAT_BYTES: Final = 4 * 1024
+"""A longer request is parsed each time."""
+_NO_HEAD: Final = Head("", b"", (), (1, 1), "", "http")
 _TOO_MANY_FIELDS: Final = "Too many headers received"
 
 _USED: Final = frozenset(
@@ -92,6 +96,9 @@ class ClientConnection(RequestHandler):
         "_exchange",
         "_garbage",
         "_head_bytes",
+        "_is_between",
+        "_last",
+        "_last_data",
         "_parked",
         "is_draining",
         "memo",
@@ -110,6 +117,13 @@ class ClientConnection(RequestHandler):
         self.outbox = edge.outbox
         self._exchange: PublicExchange | None = None
         self._head_bytes = 0
+        self._is_between = True
+        """The parser stands between two requests: the next byte is a request's first."""
+        self._last_data = b""
+        """The last request without a body, whole as it came; the same bytes between two requests are the same request
+        again, so that a client that repeats itself (polling, health checks) is parsed once (3 us). Like ``memo`` it
+        keeps what the client has sent no longer than the connection."""
+        self._last: tuple[Head, Any] = (_NO_HEAD, None)
         self._garbage = False
         self._parked: asyncio.Future[None] | None = None
         """What the task waits for while it has nothing to do. aiohttp's own ``_waiter`` stays None: it would wake the
@@ -193,6 +207,7 @@ class ClientConnection(RequestHandler):
             return
         messages: Any = self._messages
         before = len(messages)
+        self._is_between = False
         super().data_received(data)
         if len(messages) != before:
             self._head_bytes = 0
@@ -206,6 +221,12 @@ class ClientConnection(RequestHandler):
 
     def _head_received(self, data: bytes) -> None:
         """Bytes for an idle connection, which is what most are: the same as aiohttp does, for this case alone."""
+        was_between, self._is_between = self._is_between, False
+        if was_between and data == self._last_data and not (self._paused or self._buffer_paused or self._force_close):
+            self._is_between = True
+            head, message = self._last
+            self._serve(PublicExchange(self, head, message, EMPTY_PAYLOAD))
+            return
         parser: Any = self._parser
         try:
             messages, self._upgraded, self._message_tail = parser.feed_data(data)
@@ -220,7 +241,13 @@ class ClientConnection(RequestHandler):
             # The usual case, without a turn through the queue.
             parser.message_consumed()
             message, payload = messages[0]
-            self._serve(PublicExchange(self, self._head_of(message), message, payload))
+            head = self._head_of(message)
+            if payload is EMPTY_PAYLOAD and not message.should_close and not message.upgrade:
+                # A head and nothing else that ends where the data does: the parser is where it was.
+                self._is_between = data.endswith(b"\r\n\r\n")
+                if was_between and self._is_between and len(data) <= _REPEAT_BYTES:
+                    self._last_data, self._last = data, (head, message)
+            self._serve(PublicExchange(self, head, message, payload))
             return
         self._messages.extend(messages)
         if len(messages) >= self._max_msg_queue_size:
