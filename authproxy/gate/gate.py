@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import Any, Final
 
@@ -29,13 +29,15 @@ from authproxy.policy_folder import PolicyFolder
 from authproxy.upstream.departure import Destination
 from policies.decision import Allow, Answer, Decision, Deny, Reason, Refusal
 from policies.limits import Parallel, concurrency_for
-from policies.pipeline import Identify, Need, Ready, Spend, judge, judge_again
+from policies.pipeline import Identify, Need, Ready, Spend, Spent, judge, judge_again
 from policies.principal import Principal
 from policies.problem import problem
 from policies.request import AccessRequest, Head, HeadMemo, TrustedPeers, read_head
 from policies.tables import Place, PolicySet
 from policies.tenancy import resolve
 from policies.upstream_identity import answer_block, request_block
+
+Judging = Generator[Need, Any, Decision]
 
 _WAIT: Final = object()
 """The answer to a need is not at hand."""
@@ -92,14 +94,38 @@ class Gate:
                 return refused
             case.request = request
             judging = judge(request, case.policies, now)
-            need = next(judging)
+            return self._go_on(case, request, judging, None, now)
+        except Exception:  # noqa: BLE001 (whatever broke, the request must not pass; its text stays in the log, AP-R52)
+            return self._broken(case)
+
+    def decide_soon(self, undecided: Undecided, then: Callable[[Verdict | Undecided], None]) -> bool:
+        """
+        Go on without a task, if all there is to wait for is the limit store: ``then`` is called once, from the loop.
+
+        False when ``decide`` has to be awaited instead. A client that left meanwhile is the caller's to remember.
+        """
+        need, case = undecided.need, undecided.case
+        if type(need) is not Spend:
+            return False
+
+        def answered(spent: Spent) -> None:
+            then(self._go_on(case, undecided.request, undecided.judging, spent, self._clock()))
+
+        return self._store.spend_soon(need.place.tenant.name, need.checks, self._clock(), answered)
+
+    def _go_on(
+        self, case: Case, request: AccessRequest, judging: Judging, answer: Any, now: float
+    ) -> Verdict | Undecided:
+        """Send ``answer`` (None: begin) and further ones for as long as they are at hand."""
+        try:
+            need = judging.send(answer)
             while True:
                 # ``_answer_now`` written out: the usual request comes by here three times.
                 kind = type(need)
-                answer: Any
                 if kind is Identify:
-                    answer = self._known_now(need.place.tenant, request, now) or self._identifier.identify_now(
-                        need.place.tenant, request, now
+                    tenant = need.place.tenant
+                    answer = self._known_now(tenant, request, now) or self._identifier.identify_now(
+                        tenant, request, now
                     )
                     if answer is None:
                         break
@@ -114,11 +140,11 @@ class Gate:
                 else:
                     break
                 need = judging.send(answer)
-            return Undecided(case, request, judging, need)
         except StopIteration as stop:
             return self._conclude(stop.value, case)
-        except Exception:  # noqa: BLE001 (whatever broke, the request must not pass; its text stays in the log, AP-R52)
+        except Exception:  # noqa: BLE001 (as in decide_now)
             return self._broken(case)
+        return Undecided(case, request, judging, need)
 
     async def decide(self, undecided: Undecided) -> Verdict:
         """Go on where ``decide_now`` had to stop. Cancelling it is how a client that leaves gives its place back."""

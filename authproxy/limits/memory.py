@@ -12,7 +12,8 @@ by moving all counts with it; otherwise a clock corrected by a day would refuse 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from policies.gcra import NOTHING_TO_SPEND, SECOND_US, Check, Spent, spend_all
@@ -84,6 +85,10 @@ class MemoryStore:
         if after is not None:
             tats.update(after)
         return spent
+
+    def spend_soon(self, tenant: str, checks: Sequence[Check], now: float, then: Callable[[Spent], None]) -> bool:
+        asyncio.get_running_loop().call_soon(then, self.spend_now(tenant, checks, now))
+        return True
 
     def peek_now(self, tenant: str, checks: Sequence[Check], now: float) -> Spent:
         now_us = max(int(now * SECOND_US), self._last_us)

@@ -20,7 +20,7 @@ from typing import Final
 
 import hiredis
 
-from authproxy.limits.batch import MAX_CHECKS, SPEND_SCRIPT, Asked, Batch
+from authproxy.limits.batch import MAX_CHECKS, SPEND_SCRIPT, Asked, Batch, Callback
 from authproxy.limits.connection import ANSWER_S, Connection
 from authproxy.limits.exhausted import KnownExhausted
 from authproxy.limits.share import LocalShare
@@ -97,6 +97,16 @@ class RedisStore:
     def spend_now(self, tenant: str, checks: Sequence[Check], now: float) -> Spent | None:
         return self._answer_now(tenant, checks, now, is_peek=False)
 
+    def spend_soon(self, tenant: str, checks: Sequence[Check], now: float, then: Callable[[Spent], None]) -> bool:
+        if not self._connection.has_started:
+            return False
+        loop = asyncio.get_running_loop()
+        if (answer := self._answer_now(tenant, checks, now, is_peek=False)) is not None:
+            loop.call_soon(then, answer)
+        else:
+            self._ask(Asked(tenant, checks, now, is_peek=False, asked_at=loop.time(), answer=Callback(then)), loop)
+        return True
+
     def peek_now(self, tenant: str, checks: Sequence[Check], now: float) -> Spent | None:
         return self._answer_now(tenant, checks, now, is_peek=True)
 
@@ -130,10 +140,13 @@ class RedisStore:
             return answer
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Spent] = loop.create_future()
+        self._ask(Asked(tenant, checks, now, is_peek, loop.time(), future), loop)
+        return await future
+
+    def _ask(self, asked: Asked, loop: asyncio.AbstractEventLoop) -> None:
         if not self._pending and not self._in_flight:
             loop.call_soon(self._flush)
-        self._pending.append(Asked(tenant, checks, now, is_peek, loop.time(), future))
-        return await future
+        self._pending.append(asked)
 
     def _flush(self) -> None:
         """Send what has gathered, when nothing is in flight."""

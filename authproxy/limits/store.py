@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from policies.limits import Check, Spent
@@ -21,6 +21,14 @@ class LimitStore(Protocol):
 
     async def spend(self, tenant: str, checks: Sequence[Check], now: float) -> Spent:
         """Spend; bounded in time (60 ms), never raises: a store that is down means the local share."""
+
+    def spend_soon(self, tenant: str, checks: Sequence[Check], now: float, then: Callable[[Spent], None]) -> bool:
+        """
+        As ``spend``, without a task: ``then`` is called once with the answer, from the event loop and after this call.
+
+        False when that cannot be promised (then nothing was taken, and ``spend`` is to be awaited). What ``then``
+        raises is logged and keeps nobody else from an answer.
+        """
 
     def peek_now(self, tenant: str, checks: Sequence[Check], now: float) -> Spent | None:
         """What ``spend_now`` would answer, taking nothing; None when the store has to be asked."""
