@@ -8,6 +8,7 @@ an error of ours widens nothing, and that nothing of an error's text reaches a c
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
 from authproxy.audit import get_logger
@@ -46,6 +47,8 @@ class Judge(Protocol):
     """What the edge needs of ``authproxy.gate.gate.Gate``."""
 
     def decide_now(self, head: Head, memo: HeadMemo) -> Verdict | Undecided: ...
+
+    def decide_soon(self, undecided: Undecided, then: Callable[[Verdict | Undecided], None]) -> bool: ...
 
     async def decide(self, undecided: Undecided) -> Verdict: ...
 
@@ -95,23 +98,43 @@ class Delivery:
         Have one request judged, and answered or sent on its way, without waiting. False: ``serve`` has to go on with
         it.
 
-        When it is on its way (``exchange.upstream``), ``relay_now`` or ``gone`` follows.
+        When it is on its way (``exchange.upstream``), ``relay_now`` or ``gone`` follows. When the limit store is asked,
+        ``connection.decided`` is called with its answer, and ``deliver_now`` follows.
         """
         try:
             verdict = exchange.verdict = self._gate.decide_now(exchange.head, connection.memo)
+        except Exception:  # noqa: BLE001  # contained: the text stays in the operational log (AP-R52)
+            self._broke(exchange)
+            return True
+        if type(verdict) is Undecided:
+            return self._gate.decide_soon(verdict, lambda verdict: self._decided(exchange, connection, verdict))
+        return self.deliver_now(exchange, connection)
+
+    def deliver_now(self, exchange: PublicExchange, connection: ClientConnection) -> bool:
+        """What ``serve_now`` does once there is a verdict. False: ``serve`` has to go on with it."""
+        verdict = exchange.verdict
+        try:
             if type(verdict) is not Passed:
-                return type(verdict) is not Undecided and self._answer(verdict, exchange)
+                return verdict is not None and type(verdict) is not Undecided and self._answer(verdict, exchange)
             self._enter(verdict, exchange)
             if verdict.request.is_websocket:
                 return False
             exchange.upstream = send_now(verdict, exchange, self._pool, connection)
         except ForwardFailed as failure:
             self._end(exchange, self._failed(exchange, failure))
-        except Exception:  # noqa: BLE001  # contained: the text stays in the operational log (AP-R52)
+        except Exception:  # noqa: BLE001  # contained, as above
             self._end(exchange, self._broke(exchange))
         else:
             return exchange.upstream is not None
         return True
+
+    def _decided(self, exchange: PublicExchange, connection: ClientConnection, verdict: Verdict | Undecided) -> None:
+        exchange.verdict = verdict
+        if not exchange.is_gone:
+            connection.decided()
+        elif type(verdict) is Passed:  # nobody is left to send it for
+            self._enter(verdict, exchange)
+            self._end(exchange, Reason.CLIENT_GONE)
 
     def relay_now(self, exchange: PublicExchange) -> bool:
         """An answer has come to what ``serve_now`` sent: relay it if it is whole, else False and ``serve`` goes on."""
@@ -253,6 +276,5 @@ class Delivery:
     @staticmethod
     def _refuse(refused: Refused, exchange: PublicExchange) -> None:
         problem = refused.problem
+        exchange.may_keep_alive = refused.keeps_alive
         exchange.refuse(problem.status, problem.fields, problem.body)
-        if not refused.keeps_alive:
-            exchange.keeps_alive = False

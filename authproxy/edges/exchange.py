@@ -34,7 +34,13 @@ class PublicExchange:
     bytes_out = 0
     keeps_alive = False
     """The answer is whole and the connection may carry another request."""
+    may_keep_alive = True
+    """False: what follows this request on its connection is not to be read as another one."""
     is_over = False
+    is_gone = False
+    """The connection was lost."""
+    body_wire_bytes = 0
+    """Bytes that came while the body was unfinished, framing included."""
     verdict: Verdict | Undecided | None = None
     passed: Passed | None = None
     """Set while the request is on its way: ``finish`` is owed to the gate."""
@@ -158,7 +164,11 @@ class PublicExchange:
         message = self._message
         # An unread body is not skipped: the next request would wait behind it, or be read out of it.
         self.keeps_alive = not (
-            message.should_close or message.upgrade or self._connection.is_draining or not self.payload.is_eof()
+            message.should_close
+            or message.upgrade
+            or self._connection.is_draining
+            or not self.may_keep_alive
+            or not self.payload.is_eof()
         )
         if not self.keeps_alive:
             return _CLOSE

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 HEAD_LIMIT_BYTES: Final = 64 * 1024
 """An unfinished head; policies' own limits (``read_head``) are smaller and judge a finished one."""
+CHUNKING_SLACK_BYTES: Final = 16 * 1024
+CHUNKING_RATIO: Final = 16
+"""Bytes on the wire for one byte of body, beyond the slack: chunks of one byte need six, extensions are of no use."""
 LINGER_S: Final = 3.0
 """How long a client that is still sending may go on after its answer: closing at once would reset the connection, and
 the reset may reach the client before the answer does (RFC 9112 section 9.6)."""
@@ -154,8 +157,10 @@ class ClientConnection(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._edge.left(self)
         exchange = self._exchange
-        if exchange is not None and exchange.upstream is not None:
-            self._edge.delivery.gone(exchange)
+        if exchange is not None:
+            exchange.is_gone = True
+            if exchange.upstream is not None:
+                self._edge.delivery.gone(exchange)
         super().connection_lost(exc)
 
     def abort(self) -> None:
@@ -218,6 +223,16 @@ class ClientConnection(RequestHandler):
                 self._serve_waiting()
         elif self._exchange is None or self._exchange.payload.is_eof():
             self._grow_head(len(data))
+        else:
+            self._grow_body(self._exchange, len(data))
+
+    def _grow_body(self, exchange: PublicExchange, size: int) -> None:
+        """More of a body: what is not body in it (chunk sizes and extensions) has a bound."""
+        exchange.body_wire_bytes += size
+        payload = exchange.payload
+        if exchange.body_wire_bytes > CHUNKING_SLACK_BYTES + CHUNKING_RATIO * payload.total_bytes:
+            self._garbage = self._close = True
+            payload.set_exception(BodyMalformed())
 
     def _head_received(self, data: bytes) -> None:
         """Bytes for an idle connection, which is what most are: the same as aiohttp does, for this case alone."""
@@ -316,6 +331,16 @@ class ClientConnection(RequestHandler):
         # Not over: it is on its way, arrived() goes on.
         return exchange.is_over and self._is_ready_for_more(exchange)
 
+    def decided(self) -> None:
+        """The verdict of what waited for the limit store has come."""
+        exchange = self._exchange
+        if exchange is None:
+            return
+        if not self._delivery.deliver_now(exchange, self):
+            self._wake()
+        elif exchange.is_over and self._is_ready_for_more(exchange) and self._messages:
+            self._serve_waiting()
+
     def arrived(self) -> None:
         """See ``Consumer``: an answer to what left without a task has come, at least in part."""
         exchange = self._exchange
@@ -336,13 +361,15 @@ class ClientConnection(RequestHandler):
 
     def _next_exchange(self) -> PublicExchange:
         message, payload = self._messages.popleft()
+        # Its turn has come before anything else is read: reading on may bring the next ones in.
+        exchange = self._exchange = PublicExchange(self, self._head_of(message), message, payload)
         self.read_stalls_at = None
         # A place in the queue of pipelined requests is free: go on parsing.
         if self._parser is not None:
             self._parser.message_consumed()
         if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
             self._resume_reading_if_drained()
-        return PublicExchange(self, self._head_of(message), message, payload)
+        return exchange
 
     def _head_of(self, message: Any) -> Head:
         """The request's head as it stood on the wire."""

@@ -42,6 +42,8 @@ Judging = Generator[Need, Any, Decision]
 _WAIT: Final = object()
 """The answer to a need is not at hand."""
 
+_ENDS_ITS_CONNECTION: Final = frozenset({Reason.BAD_REQUEST, Reason.HEAD_TOO_LARGE})
+
 _log = get_logger("gate")
 
 
@@ -90,7 +92,7 @@ class Gate:
             if isinstance(request, Deny):
                 # Where a head ends and what follows it is as doubtful as the head (RFC 9112 section 11.2).
                 refused = self._refuse(request, case)
-                refused.keeps_alive = False
+                refused.keeps_alive = request.reason not in _ENDS_ITS_CONNECTION
                 return refused
             case.request = request
             judging = judge(request, case.policies, now)

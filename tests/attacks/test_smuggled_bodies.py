@@ -179,7 +179,6 @@ async def test_the_past_of_a_connection_changes_no_answer(siege: Siege) -> None:
             assert _meaning(answer) == fresh[kind], kind
 
 
-@pytest.mark.xfail(strict=True, reason="requests behind the 32nd overtake: docs/threats.md")
 @pytest.mark.parametrize("refused_first", [15, 31])
 async def test_a_pipeline_longer_than_the_queue_keeps_its_order(refused_first: int, siege: Siege) -> None:
     """RFC 9112 section 9.3.2: an answer given to another request than its own is a stranger's answer behind a proxy."""

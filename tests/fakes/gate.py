@@ -100,6 +100,9 @@ class StubGate:
             return Undecided(self._case(head), self.request(head), nothing, nothing)
         return self._pass(self._case(head), self.request(head))
 
+    def decide_soon(self, _undecided: Undecided, _then: object) -> bool:
+        return False
+
     async def decide(self, undecided: Undecided) -> Verdict:
         if self.hold is not None:
             await self.hold()
