@@ -6,6 +6,7 @@ import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from benchmarks._proxies.process import Running, Unmeasurable, binary
 
@@ -30,12 +31,13 @@ def measure(
     path: str,
     fields: Sequence[str],
     connections: int = 32,
+    script: Path | None = None,
 ) -> Run:
     """Raises: Unmeasurable when a single answer was not 2xx or a connection broke: such numbers compare nothing."""
     if warm_up_s:
-        _wrk(proxy, core, warm_up_s, path, fields, connections)
+        _wrk(proxy, core, warm_up_s, path, fields, connections, script)
     before = proxy.cpu_s()
-    output = _wrk(proxy, core, seconds, path, fields, connections)
+    output = _wrk(proxy, core, seconds, path, fields, connections, script)
     used_s = proxy.cpu_s() - before
     requests = int(_number(r"(\d+) requests in", output, proxy.name))
     return Run(
@@ -46,10 +48,20 @@ def measure(
     )
 
 
-def _wrk(proxy: Running, core: int, seconds: float, path: str, fields: Sequence[str], connections: int) -> str:
+def _wrk(
+    proxy: Running,
+    core: int,
+    seconds: float,
+    path: str,
+    fields: Sequence[str],
+    connections: int,
+    script: Path | None,
+) -> str:
     command = [binary("taskset", "util-linux"), "-c", str(core), binary("wrk", "wrk")]
     # wrk counts whole seconds.
     command += ["-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--latency"]
+    if script is not None:
+        command += ["-s", str(script)]
     for field in fields:
         command += ["-H", field]
     done = subprocess.run(
