@@ -96,7 +96,8 @@ class App:
         parts.activator.drain()
         await parts.folder.stop()
         if self._public is not None:
-            await self._public.stop(self._settings.drain if drain_s is None else drain_s)
+            patience_s = self._settings.drain if drain_s is None else drain_s
+            await self._public.stop(patience_s, before_cut=parts.activator.close)
         parts.live.cut_all()
         await parts.close()
         if self._admin is not None:

@@ -7,6 +7,7 @@ What becomes of a request is ``delivery.py``'s; one client's connection is ``pro
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from authproxy.audit import get_logger
@@ -17,6 +18,8 @@ from authproxy.metrics import Metrics
 from authproxy.upstream.pool import Pool
 from policies.decision import Reason
 
+REFUSING_S: Final = 0.25
+"""For the last refusals to be written when the drain deadline has passed."""
 _SWEEP_S: Final = 0.25
 """One timer for the silence of all clients."""
 
@@ -93,14 +96,21 @@ class PublicEdge:
         name = self._server.sockets[0].getsockname()
         return name[0], name[1]
 
-    async def stop(self, drain_s: float) -> None:
-        """Accept nobody any more, let what runs finish for ``drain_s`` seconds, then cut the rest."""
+    async def stop(self, drain_s: float, before_cut: Callable[[], Awaitable[None]] | None = None) -> None:
+        """
+        Accept nobody any more, let what runs finish for ``drain_s`` seconds, then cut the rest.
+
+        ``before_cut`` refuses what can still be refused (held requests); it gets ``REFUSING_S`` for that to be written.
+        """
         self._is_stopping = True
         if self._server is not None:
             self._server.close()
         for connection in tuple(self._connections):
             connection.drain_and_close()
         await self._wait_for_all(drain_s)
+        if before_cut is not None and self.running:
+            await before_cut()
+            await self._wait_for_all(REFUSING_S)
         for connection in tuple(self._connections):
             connection.abort()
         await self._wait_for_all(1.0)

@@ -120,3 +120,28 @@ async def test_what_runs_is_paced_by_ready_replicas(world: World) -> None:
     answers = await asyncio.gather(*(world.get("/reports/es", token=token) for _ in range(200)))
     assert {answer.status for answer in answers} == {200}
     assert world.faas.max_in_flight(key) <= 10
+
+
+async def test_a_stop_tells_those_who_are_held(world: World) -> None:
+    """At the drain deadline a held request is answered 503 draining with Retry-After, not cut."""
+    world.faas.add("survey-report", "acme", replicas=0, start_s=60)
+    waiting = asyncio.create_task(world.get("/reports/es", token=world.token()))
+    await asyncio.sleep(0.3)
+    await world.app.stop(0.2)
+    answer = await waiting
+    assert (answer.status, answer.reason) == (503, "draining")
+    assert answer.field("retry-after") is not None
+
+
+async def test_what_runs_finishes_before_a_stop(world: World) -> None:
+    """A request that is at its function when the process is told to stop gets its answer."""
+
+    async def slow(_invocation: Invocation) -> web.StreamResponse:
+        await asyncio.sleep(0.5)
+        return web.Response(text="done")
+
+    world.faas.add("survey-web", "acme", handler=slow)
+    running = asyncio.create_task(world.get("/function/survey-web"))
+    await asyncio.sleep(0.25)
+    await world.app.stop(5)
+    assert (await running).body == b"done"
