@@ -278,6 +278,7 @@ def configure_logging(least: str) -> None:
     _least_level = _LEVELS[least]
     root = logging.getLogger()
     root.setLevel(max(_least_level, logging.INFO))  # what libraries tell of their own debugging is not for operators
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # each event of the folder: the reload itself is logged
     if not any(isinstance(handler, _StandardLogging) for handler in root.handlers):
         root.addHandler(_StandardLogging())
 
