@@ -120,7 +120,7 @@ def _refuse_ambiguity(
     """
     A mistake when an earlier route takes the same requests; a disabled one takes them, too (and answers 404).
 
-    The same answer as ``routes.overlaps`` gives for each pair, without comparing each pair.
+    GET implies HEAD, but a route that says HEAD itself goes before one that implies it. No pair is compared.
     """
     shape = tuple([None if part.is_parameter else part.text for part in spec.parts])
     earlier = seen.setdefault((shape, spec.takes_rest, spec.has_trailing_slash), {})

@@ -73,17 +73,6 @@ def _parse_part(segment: str) -> RoutePart:
     return RoutePart(target.segments[0], is_parameter=False)
 
 
-def overlaps(a: RouteSpec, b: RouteSpec) -> bool:
-    """
-    Whether some request would take both with equal right: the compiler refuses such a pair.
-
-    GET implies HEAD, but a route that says HEAD itself goes before one that implies it.
-    """
-    if _shape(a) != _shape(b) or _literals(a) != _literals(b):
-        return False
-    return a.methods is None or b.methods is None or not a.methods.isdisjoint(b.methods)
-
-
 def build_route_table(routes: Sequence[RouteSpec]) -> RouteTable:
     """The table for ``match_routes``. Pairs that overlap are the compiler's to refuse; here the first written wins."""
     exact: dict[tuple[int, bool], list[RouteSpec]] = defaultdict(list)
@@ -173,11 +162,6 @@ def _shapes(routes: Iterable[RouteSpec]) -> tuple[RouteShape, ...]:
         of_shape[_literals(route)] = (*of_shape.get(_literals(route), ()), route)
     most_specific_first = sorted(by_shape, key=lambda literal_at: (-len(literal_at), literal_at))
     return tuple(RouteShape(literal_at, by_shape[literal_at]) for literal_at in most_specific_first)
-
-
-def _shape(route: RouteSpec) -> tuple[object, ...]:
-    places = tuple(part.is_parameter for part in route.parts)
-    return places, route.takes_rest, route.takes_rest or route.has_trailing_slash
 
 
 def _literals(route: RouteSpec) -> tuple[str, ...]:

@@ -22,7 +22,6 @@ from policies.routes import (
     choose_route,
     function_path,
     match_routes,
-    overlaps,
     parse_route_path,
 )
 from policies.tables import FunctionSpec, FunctionTable, Pattern, Place, PolicySet, RouteSpec, TenantTable
@@ -35,7 +34,6 @@ __all__ = [
     "cors_fields",
     "function_spec",
     "is_function_name",
-    "overlaps",
     "parse_route_path",
     "resolve",
     "tenant_of",

@@ -86,20 +86,12 @@ class Activator:
             return False
         return driver.room.admit(place.spec.concurrency, self._clock())
 
-    async def hold(
-        self,
-        place: Place,
-        principal: Principal,
-        request: AccessRequest,
-        *,
-        is_gone: Callable[[], bool] | None = None,
-    ) -> Deny | None:
+    async def hold(self, place: Place, principal: Principal, request: AccessRequest) -> Deny | None:
         """
         Hold the request until it may leave (None; takes a place in flight) or may not (the refusal).
 
         Never longer than the function's ``max_wait``, and never raises but for cancellation: cancelling it is how a
-        client leaves, and frees its place at once. ``is_gone`` is asked at the moment of release, by callers whose
-        clients leave without a cancellation.
+        client leaves, and frees its place at once.
         """
         tenant = place.tenant
         if self._is_draining:
@@ -110,7 +102,7 @@ class Activator:
             self._tools.metrics.holds_refused_total.add((tenant.name, Reason.OVERLOADED.value))
             return Deny(Reason.OVERLOADED, retry_after_s=1, tenant=tenant.name)
         flow = request.client_ip if principal.is_anonymous else principal.subject
-        return await driver.hold(next(self._tickets), place, flow, is_gone)
+        return await driver.hold(next(self._tickets), place, flow)
 
     def finished(self, place: Place) -> None:
         """A request that was let in is over, or does not leave after all. Exactly once for each."""

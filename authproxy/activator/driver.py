@@ -83,7 +83,6 @@ class Tools:
 class _Held:
     answer: asyncio.Future[Deny | None]
     tenant: str
-    is_gone: Callable[[], bool] | None
 
 
 class Driver:
@@ -117,11 +116,11 @@ class Driver:
         self._wake_refusal: Deny | None = None
         self._reported_at = float("-inf")
 
-    async def hold(self, ticket: int, place: Place, flow: str, is_gone: Callable[[], bool] | None) -> Deny | None:
+    async def hold(self, ticket: int, place: Place, flow: str) -> Deny | None:
         """See ``Activator.hold``."""
         now, tenant, spec = self._tools.clock(), place.tenant.name, place.spec
         answer: asyncio.Future[Deny | None] = asyncio.get_running_loop().create_future()
-        self._held[ticket] = _Held(answer, tenant, is_gone)
+        self._held[ticket] = _Held(answer, tenant)
         self._places[tenant] = place
         waiter = Waiter(ticket, tenant, flow, now + spec.cold_start.max_wait_s)
         self.feed(Arrived(waiter, now, spec.cold_start.max_held, place.tenant.ceilings.held, spec.concurrency))
@@ -189,10 +188,6 @@ class Driver:
 
     def _release(self, held: _Held) -> bool:
         if held.answer.done():  # cancelled, but its task has not run yet
-            return False
-        if held.is_gone is not None and held.is_gone():
-            self._tools.metrics.holds_abandoned_total.add((held.tenant,))
-            held.answer.set_result(Deny(Reason.CLIENT_GONE, tenant=held.tenant))
             return False
         held.answer.set_result(None)
         return True

@@ -135,10 +135,6 @@ class BearerIdentity:
         digest = request.credential_digest or sha256(authorization).digest()
         return self._tokens.find(tenant, (tenant.name, digest), now)
 
-    def is_cached(self, tenant: TenantTable, request: AccessRequest, now: float | None = None) -> bool:
-        """Whether ``known_now`` would name somebody; ``now`` None: by the clock."""
-        return self.known_now(tenant, request, self._clock() if now is None else now) is not None
-
     def revoke_all(self) -> None:
         """Every token is verified anew, whatever was known of it."""
         self._tokens.revoke_all()

@@ -264,7 +264,7 @@ async def test_a_forged_token_is_refused(
     assert first.error in ("invalid_token", "invalid_request")
     assert first.tenant == "acme"
     assert second == first
-    assert not identity.is_cached(tenant, a_request(token))
+    assert identity.known_now(tenant, a_request(token), clock.now) is None
     for segment in filter(lambda segment: len(segment) > 8, token.split(".")):
         assert segment not in caplog.text + repr(first)
     assert set(provider.requests) == {"discovery", "jwks"}

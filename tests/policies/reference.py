@@ -23,6 +23,7 @@ from policies.tables import (
     FunctionTable,
     Pattern,
     Place,
+    RouteSpec,
     RouteTable,
     TenantTable,
 )
@@ -209,3 +210,15 @@ def binding(
         tuple(service_accounts),
         RuleRef("b", "acme.yaml:9"),
     )
+
+
+def routes_overlap(a: RouteSpec, b: RouteSpec) -> bool:
+    """Whether some request would take both routes with equal right, compared pair by pair."""
+
+    def shape(route: RouteSpec) -> tuple[object, ...]:
+        parts = tuple(None if part.is_parameter else part.text for part in route.parts)
+        return parts, route.takes_rest, route.takes_rest or route.has_trailing_slash
+
+    if shape(a) != shape(b):
+        return False
+    return a.methods is None or b.methods is None or not a.methods.isdisjoint(b.methods)

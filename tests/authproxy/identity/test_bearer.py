@@ -76,9 +76,9 @@ async def test_a_token_seen_before_is_answered_at_once(
     """The second look verifies nothing and gives the very same caller; one fetch served both."""
     request = a_request(provider.mint(groups=["analysts"]))
     assert identity.identify_now(tenant, request, clock.now) is None
-    assert not identity.is_cached(tenant, request)
+    assert identity.known_now(tenant, request, clock.now) is None
     first = await identity.identify(tenant, request, clock.now)
-    assert identity.is_cached(tenant, request)
+    assert identity.known_now(tenant, request, clock.now) is not None
     assert identity.identify_now(tenant, request, clock.now) is first
     assert identity.known_now(tenant, request, clock.now) is first
     other = identity.identify_now(tenant, a_request(provider.mint("bob")), clock.now)
@@ -91,7 +91,7 @@ async def test_no_credential_needs_no_verification(identity: BearerIdentity, ten
     nobody = identity.identify_now(tenant, a_request(), clock.now)
     assert nobody is identity.identify_now(tenant, a_request(cookie=b"a=b"), clock.now)
     assert nobody is not identity.identify_now(a_tenant("globex"), a_request(), clock.now)
-    assert identity.is_cached(tenant, a_request())
+    assert identity.known_now(tenant, a_request(), clock.now) is not None
 
 
 async def test_a_cached_token_dies_at_its_expiry(
@@ -103,7 +103,7 @@ async def test_a_cached_token_dies_at_its_expiry(
     clock.pass_s(59.9)
     assert isinstance(identity.identify_now(tenant, request, clock.now), Principal)
     clock.pass_s(0.2)
-    assert not identity.is_cached(tenant, request)
+    assert identity.known_now(tenant, request, clock.now) is None
     assert isinstance(identity.identify_now(tenant, request, clock.now), Challenge)
 
 
@@ -136,7 +136,7 @@ async def test_revocation_makes_every_token_new(
     request = a_request(provider.mint())
     first = await identity.identify(tenant, request, clock.now)
     identity.revoke_all()
-    assert not identity.is_cached(tenant, request)
+    assert identity.known_now(tenant, request, clock.now) is None
     assert identity.identify_now(tenant, request, clock.now) is not first
 
 
@@ -157,7 +157,7 @@ async def test_a_reload_with_other_terms_voids_cached_tokens(
     request = a_request(provider.mint())
     assert isinstance(await identity.identify(tenant, request, clock.now), Principal)
     stricter = a_tenant("acme", replace(tenant.providers[0], **change))
-    assert not identity.is_cached(stricter, request)
+    assert identity.known_now(stricter, request, clock.now) is None
     assert isinstance(await identity.identify(stricter, request, clock.now), Challenge | Deny)
 
 
@@ -283,7 +283,12 @@ async def test_caches_are_bounded_and_counted(provider: FakeProvider, tenant: Te
     identity.identify_now(tenant, requests[0], clock.now)
     identity.identify_now(tenant, requests[3], clock.now)
     assert metrics.token_cache_total.counts == {("hit",): 1, ("miss",): 4}
-    assert [identity.is_cached(tenant, request) for request in requests] == [True, False, True, True]
+    assert [identity.known_now(tenant, request, clock.now) is not None for request in requests] == [
+        True,
+        False,
+        True,
+        True,
+    ]
     metrics.token_cache_total.counts.clear()
     forged = a_request(provider.mint(key=Key("k1", "EC", 9)))
     for _ in range(3):
