@@ -8,7 +8,7 @@ need() { # need PROGRAM PACKAGE
 }
 PATH="$PATH:/usr/sbin:/sbin"
 need redis-server redis-server
-need nginx nginx-light
+need nginx nginx
 need caddy caddy
 need wrk wrk
 [ -z "$missing" ] && exit 0
