@@ -52,6 +52,8 @@ class Judge(Protocol):
 
     async def decide(self, undecided: Undecided) -> Verdict: ...
 
+    def abandon(self, undecided: Undecided) -> None: ...
+
     def finish(
         self,
         passed: Passed,
@@ -103,11 +105,14 @@ class Delivery:
         """
         try:
             verdict = exchange.verdict = self._gate.decide_now(exchange.head, connection.memo)
+            if type(verdict) is Undecided:
+                if not self._gate.decide_soon(verdict, lambda verdict: self._decided(exchange, connection, verdict)):
+                    return False
+                exchange.verdict = None  # ``_decided`` brings another
+                return True
         except Exception:  # noqa: BLE001  # contained: the text stays in the operational log (AP-R52)
             self._broke(exchange)
             return True
-        if type(verdict) is Undecided:
-            return self._gate.decide_soon(verdict, lambda verdict: self._decided(exchange, connection, verdict))
         return self.deliver_now(exchange, connection)
 
     def deliver_now(self, exchange: PublicExchange, connection: ClientConnection) -> bool:
@@ -135,6 +140,8 @@ class Delivery:
         elif type(verdict) is Passed:  # nobody is left to send it for
             self._enter(verdict, exchange)
             self._end(exchange, Reason.CLIENT_GONE)
+        elif type(verdict) is Undecided:
+            self._gate.abandon(verdict)
 
     def relay_now(self, exchange: PublicExchange) -> bool:
         """An answer has come to what ``serve_now`` sent: relay it if it is whole, else False and ``serve`` goes on."""
@@ -156,17 +163,25 @@ class Delivery:
         return True
 
     def gone(self, exchange: PublicExchange) -> None:
-        """The client left while its request was on its way without a task."""
+        """
+        The client left. A task that serves the request is cancelled and sees to its end; here is what has none: on its
+        way without one, or still waiting for it.
+        """
+        if exchange.has_task:
+            return
         connection = exchange.upstream
         if connection is not None:
             exchange.upstream = None
             connection.forget_consumer()
             connection.abort()
             self._pool.give_back(connection)
+        if type(exchange.verdict) is Undecided:
+            self._gate.abandon(exchange.verdict)
         self._end(exchange, Reason.CLIENT_GONE)
 
     async def serve(self, exchange: PublicExchange, connection: ClientConnection) -> None:
         """Do, or go on with, what has to be waited for. Cancelled when the client goes; raises nothing else."""
+        exchange.has_task = True
         verdict = exchange.verdict
         if verdict is None:
             verdict = self._gate.decide_now(exchange.head, connection.memo)
@@ -232,13 +247,16 @@ class Delivery:
         if passed is not None:
             # No cycle may be left: until the collector came, each request's objects would fill memory and caches.
             exchange.verdict = passed.on_cut = None
-            self._gate.finish(
-                passed,
-                status=exchange.status or _CLIENT_GONE_STATUS,
-                bytes_in=exchange.bytes_in,
-                bytes_out=exchange.bytes_out,
-                failure=failure,
-            )
+            try:
+                self._gate.finish(
+                    passed,
+                    status=exchange.status or _CLIENT_GONE_STATUS,
+                    bytes_in=exchange.bytes_in,
+                    bytes_out=exchange.bytes_out,
+                    failure=failure,
+                )
+            except Exception:  # noqa: BLE001  # contained: the connection has to go on, or it would hang
+                self._log.exception("finishing a request failed", request_id=passed.request_id)
 
     def _answer(self, verdict: Verdict | Undecided, exchange: PublicExchange) -> bool:
         if type(verdict) is Refused:

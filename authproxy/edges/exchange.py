@@ -39,13 +39,13 @@ class PublicExchange:
     is_over = False
     is_gone = False
     """The connection was lost."""
-    body_wire_bytes = 0
-    """Bytes that came while the body was unfinished, framing included."""
     verdict: Verdict | Undecided | None = None
     passed: Passed | None = None
     """Set while the request is on its way: ``finish`` is owed to the gate."""
     upstream: Connection | None = None
     """Set while the request is on its way without a task."""
+    has_task = False
+    """The connection's task serves it."""
     sent_body: bytes | None = None
     _is_chunked = False
     _has_continued = False

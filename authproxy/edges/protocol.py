@@ -94,6 +94,7 @@ class ClientConnection(RequestHandler):
     """One client. Its task runs ``start``: read a head, have it answered, again."""
 
     __slots__ = (
+        "_body_bytes",
         "_delivery",
         "_edge",
         "_exchange",
@@ -120,6 +121,8 @@ class ClientConnection(RequestHandler):
         self.outbox = edge.outbox
         self._exchange: PublicExchange | None = None
         self._head_bytes = 0
+        self._body_bytes = 0
+        """Bytes that came while a body was unfinished, framing included."""
         self._is_between = True
         """The parser stands between two requests: the next byte is a request's first."""
         self._last_data = b""
@@ -159,8 +162,7 @@ class ClientConnection(RequestHandler):
         exchange = self._exchange
         if exchange is not None:
             exchange.is_gone = True
-            if exchange.upstream is not None:
-                self._edge.delivery.gone(exchange)
+            self._delivery.gone(exchange)
         super().connection_lost(exc)
 
     def abort(self) -> None:
@@ -199,7 +201,7 @@ class ClientConnection(RequestHandler):
             self.read_stalls_at = None
             if self._exchange is not None and not self._exchange.is_over:
                 self._exchange.payload.set_exception(BodyStalled())
-            elif self._head_bytes and self._exchange is None:
+            elif self._head_bytes and self._exchange is None and not self._garbage:
                 self._queue(Unreadable(Reason.REQUEST_TIMEOUT))
             else:
                 self.abort()
@@ -213,26 +215,33 @@ class ClientConnection(RequestHandler):
         messages: Any = self._messages
         before = len(messages)
         self._is_between = False
+        body = self._unfinished_body()
         super().data_received(data)
         if len(messages) != before:
-            self._head_bytes = 0
+            self._head_bytes = self._body_bytes = 0
             last = messages[-1][0]
             if type(last) is not RawRequestMessage:
                 self._stop_reading(last.exc)
             if self._exchange is None and messages:
                 self._serve_waiting()
-        elif self._exchange is None or self._exchange.payload.is_eof():
+        elif body is None:
             self._grow_head(len(data))
         else:
-            self._grow_body(self._exchange, len(data))
+            self._grow_body(body, len(data))
 
-    def _grow_body(self, exchange: PublicExchange, size: int) -> None:
+    def _unfinished_body(self) -> Any:
+        """The body that the next bytes belong to: of the request that came last, which may still wait its turn."""
+        messages: Any = self._messages
+        exchange = self._exchange
+        body = messages[-1][1] if messages else None if exchange is None else exchange.payload
+        return None if body is None or body.is_eof() else body
+
+    def _grow_body(self, body: Any, size: int) -> None:
         """More of a body: what is not body in it (chunk sizes and extensions) has a bound."""
-        exchange.body_wire_bytes += size
-        payload = exchange.payload
-        if exchange.body_wire_bytes > CHUNKING_SLACK_BYTES + CHUNKING_RATIO * payload.total_bytes:
+        self._body_bytes += size
+        if not body.is_eof() and self._body_bytes > CHUNKING_SLACK_BYTES + CHUNKING_RATIO * body.total_bytes:
             self._garbage = self._close = True
-            payload.set_exception(BodyMalformed())
+            body.set_exception(BodyMalformed())
 
     def _head_received(self, data: bytes) -> None:
         """Bytes for an idle connection, which is what most are: the same as aiohttp does, for this case alone."""
@@ -251,7 +260,7 @@ class ClientConnection(RequestHandler):
         if not messages:
             self._grow_head(len(data))
             return
-        self._head_bytes = 0
+        self._head_bytes = self._body_bytes = 0
         if len(messages) == 1 and not (self._paused or self._buffer_paused or self._force_close):
             # The usual case, without a turn through the queue.
             parser.message_consumed()
@@ -283,8 +292,8 @@ class ClientConnection(RequestHandler):
         """The parser gave up. Either a head was refused, or the body of the request before it broke its framing."""
         messages = self._messages
         messages.pop()
-        unfinished = messages[-1][1] if messages else self._exchange.payload if self._exchange is not None else None
-        if unfinished is not None and not unfinished.is_eof():
+        unfinished = self._unfinished_body()
+        if unfinished is not None:
             self._garbage = True
             unfinished.set_exception(BodyMalformed())
             return
@@ -356,8 +365,13 @@ class ClientConnection(RequestHandler):
             self._wake()  # lingering is the task's
             return False
         self._exchange = None
-        self.read_stalls_at = self._loop.time() + self._edge.keepalive_s
+        self.read_stalls_at = self._loop.time() + self._patience_s
         return True
+
+    @property
+    def _patience_s(self) -> float:
+        """How long the next request may take to come, of which a part may have come already."""
+        return self._edge.head_timeout_s if self._head_bytes else self._edge.keepalive_s
 
     def _next_exchange(self) -> PublicExchange:
         message, payload = self._messages.popleft()
@@ -429,8 +443,7 @@ class ClientConnection(RequestHandler):
 
     async def _park(self) -> None:
         """Wait until there is something that has to be waited for."""
-        patience_s = self._edge.head_timeout_s if self._head_bytes else self._edge.keepalive_s
-        self.read_stalls_at = self._loop.time() + patience_s
+        self.read_stalls_at = self._loop.time() + self._patience_s
         self._parked = self._loop.create_future()
         try:
             await self._parked

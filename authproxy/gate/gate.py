@@ -173,6 +173,10 @@ class Gate:
         except Exception:  # noqa: BLE001 (as in decide_now)
             return self._broken(case)
 
+    def abandon(self, undecided: Undecided) -> None:
+        """The client left before ``decide`` was awaited: count and audit it."""
+        self._refuse(Deny(Reason.CLIENT_GONE, tenant=undecided.need.place.tenant.name), undecided.case)
+
     def _answer_now(self, need: Need, now: float) -> Any:
         if type(need) is Identify:
             answer = self._identifier.identify_now(need.place.tenant, need.request, now)
@@ -247,6 +251,9 @@ class Gate:
         place, principal, request, request_id = allow.place, allow.principal, case.request, case.request_id
         if request is None:
             return Deny(Reason.INTERNAL_ERROR)
+        if case.policies is not self._folder.active and not self._may_go_on(request):
+            # Swapped while it waited: what runs was judged again then, and nobody would do so with this one.
+            return Deny(Reason.POLICY_UNAVAILABLE, retry_after_s=1, tenant=place.tenant.name)
         destination = self._destination(place, request)
         if isinstance(destination, Deny):
             return destination

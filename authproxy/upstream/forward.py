@@ -46,7 +46,7 @@ def send_now(passed: Departure, exchange: Exchange, pool: Pool, consumer: Consum
     try:
         body = _body_at_hand(passed, exchange) if has_body else b""
         connection.send_soon(passed.request_block + request_framing(request.method, body or b""))
-    except ForwardFailed:
+    except BaseException:
         connection.forget_consumer()
         pool.give_back(connection)
         raise
@@ -144,11 +144,13 @@ async def _once(
             watch(connection.status, connection.fields)
         await relay(passed, exchange, connection)
     finally:
-        if pump is not None and not pump.done():
-            # An answer that is whole before the request is: what is still unsent belongs to nobody.
-            pump.cancel()
-            await asyncio.wait((pump,))
-        pool.give_back(connection)
+        try:
+            if pump is not None and not pump.done():
+                # An answer that is whole before the request is: what is still unsent belongs to nobody.
+                pump.cancel()
+                await asyncio.wait((pump,))
+        finally:  # also when the client leaves in just that moment
+            pool.give_back(connection)
 
 
 async def relay(passed: Departure, exchange: Exchange, connection: Connection) -> None:

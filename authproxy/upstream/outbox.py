@@ -11,14 +11,20 @@ Only for messages that are whole: a write through here says nothing of back-pres
 from __future__ import annotations
 
 import asyncio
+from typing import Final
+
+MOST_WAITING: Final = 256
+"""Messages that wait at most. A turn may hold many reads of one client (uvloop: 32 of 256 KiB), and only a message that
+has left says that its reader is slow."""
 
 
 class Outbox:
     """One per event loop. Messages to one transport leave in the order they were given."""
 
-    __slots__ = ("_call_soon", "_waiting")
+    __slots__ = ("_call_soon", "_loop", "_waiting")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
         self._call_soon = loop.call_soon
         self._waiting: list[tuple[asyncio.WriteTransport, bytes]] = []
 
@@ -28,6 +34,8 @@ class Outbox:
         if not waiting:
             self._call_soon(self.flush)
         waiting.append((transport, data))
+        if len(waiting) >= MOST_WAITING:
+            self.flush()
 
     def flush(self) -> None:
         """Send what waits now. To be called before a transport is written to or closed by another way."""
@@ -36,4 +44,8 @@ class Outbox:
         waiting, self._waiting = self._waiting, []
         for transport, data in waiting:
             if not transport.is_closing():
-                transport.write(data)
+                try:
+                    transport.write(data)
+                except Exception as error:  # noqa: BLE001  # contained: the others' messages have to leave all the same
+                    transport.abort()
+                    self._loop.call_exception_handler({"message": "a message could not be sent", "exception": error})

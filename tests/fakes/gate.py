@@ -75,9 +75,12 @@ class StubGate:
     answer_block: bytes = b""
     hold: Callable[[], Awaitable[None]] | None = None
     """Awaited before the request passes."""
+    soon: list[Callable[[Verdict | Undecided], None]] | None = None
+    """With ``hold``: where callbacks are kept that go on without a task; a test calls them with ``allowed``."""
     verdict: Callable[[Head], Verdict | None] = lambda _head: None
     heads: list[Head] = field(default_factory=list)
     finished: list[Finished] = field(default_factory=list)
+    abandoned: list[Undecided] = field(default_factory=list)
     unread: list[Reason] = field(default_factory=list)
     live: LiveRegistry = field(default_factory=LiveRegistry)
     failures: int = 0
@@ -100,8 +103,14 @@ class StubGate:
             return Undecided(self._case(head), self.request(head), nothing, nothing)
         return self._pass(self._case(head), self.request(head))
 
-    def decide_soon(self, _undecided: Undecided, _then: object) -> bool:
-        return False
+    def decide_soon(self, _undecided: Undecided, then: Callable[[Verdict | Undecided], None]) -> bool:
+        if self.soon is None:
+            return False
+        self.soon.append(then)
+        return True
+
+    def allowed(self, head: Head) -> Passed:
+        return self._pass(self._case(head), self.request(head))
 
     async def decide(self, undecided: Undecided) -> Verdict:
         if self.hold is not None:
@@ -154,6 +163,9 @@ class StubGate:
         )
         self.live.enter(passed)
         return passed
+
+    def abandon(self, undecided: Undecided) -> None:
+        self.abandoned.append(undecided)
 
     def finish(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
-from authproxy.upstream.outbox import Outbox
+from authproxy.upstream.outbox import MOST_WAITING, Outbox
 
 
 class Wire:
@@ -53,3 +53,34 @@ async def test_a_closed_transport_is_passed_over() -> None:
     gone.is_closed = True
     await asyncio.sleep(0)
     assert (gone.sent, wire.sent) == ([], [b"kept"])
+
+
+async def test_a_message_that_cannot_be_sent_holds_back_no_other() -> None:
+    """The error is told to the loop and ends its own connection alone."""
+
+    class Broken(Wire):
+        def write(self, data: bytes) -> None:
+            raise RuntimeError(data)
+
+        def abort(self) -> None:
+            self.is_closed = True
+
+    loop = asyncio.get_running_loop()
+    told: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _loop, context: told.append(context))
+    outbox, broken, wire = Outbox(loop), Broken(), Wire()
+    outbox.write(cast("Any", broken), b"lost")
+    outbox.write(cast("Any", wire), b"kept")
+    await asyncio.sleep(0)
+    assert (broken.is_closed, wire.sent, len(told)) == (True, [b"kept"], 1)
+
+
+async def test_what_waits_is_bounded() -> None:
+    """Only what has left says that its reader is slow."""
+    outbox, wire = Outbox(asyncio.get_running_loop()), Wire()
+    for _ in range(MOST_WAITING):
+        outbox.write(cast("Any", wire), b"x")
+    assert len(wire.sent) == MOST_WAITING
+    outbox.write(cast("Any", wire), b"y")
+    await asyncio.sleep(0)
+    assert wire.sent[-1] == b"y"
