@@ -7,6 +7,7 @@ refuses to know what the settings are for. No secret is a setting: secrets are f
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,17 +20,25 @@ from policies.errors import SettingsError
 
 ENVIRONMENT_PREFIX: Final = "PORTERO_"
 DEFAULT_FILE: Final = "portero.toml"
+_SERVICE_LINK: Final = re.compile(r"(?:.+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_.+)?|PORT(?:_[0-9]+_.+)?)")
+"""
+What Kubernetes puts into the environment of every pod beside a Service whose name begins with ``portero``
+(``PORTERO_SERVICE_HOST``, ``PORTERO_PORT_8088_TCP_ADDR``): nobody chose these, so they are no mistakes.
+"""
 
 
 def _host_port(value: object) -> object:
     """``HOST:PORT``, ``[v6]:PORT`` or an already split pair."""
-    if not isinstance(value, str):
+    if isinstance(value, tuple):
         return value
-    host, colon, port = value.rpartition(":")
+    host, colon, port = str(value).rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise ValueError("expected HOST:PORT with a port from 0 to 65535, such as 127.0.0.1:8088")
     return host, int(port)
+
+
+_REDIS_EXPECTED: Final = "expected redis://HOST:PORT/DB, rediss://... (TLS) or unix:///path/to/socket"
 
 
 def _redis_url(value: object) -> object:
@@ -37,7 +46,11 @@ def _redis_url(value: object) -> object:
         return value
     parts = urlsplit(value)
     if parts.scheme not in {"redis", "rediss", "unix"} or not (parts.hostname or parts.path):
-        raise ValueError("expected redis://HOST:PORT/DB, rediss://... (TLS) or unix:///path/to/socket")
+        raise ValueError(_REDIS_EXPECTED)
+    try:
+        _ = parts.port
+    except ValueError:
+        raise ValueError(f"{_REDIS_EXPECTED}, with a port from 0 to 65535") from None
     return value
 
 
@@ -64,7 +77,8 @@ class Settings(BaseModel):
     )
     tls_key: Path | None = Field(None, description="Private key (PEM) of the public listener.")
     redis: Annotated[str | None, BeforeValidator(_redis_url)] = Field(
-        None, description="Where limits are kept when several replicas share them; in memory without it."
+        None,
+        description="Redis where several replicas share limits, such as redis://127.0.0.1:6379/0; without it, memory.",
     )
     redis_cluster: bool = Field(default=False, description="The Redis is a cluster: one command per hash slot.")
     redis_password: Path | None = Field(None, description="File with the password for Redis.")
@@ -85,7 +99,9 @@ class Settings(BaseModel):
         10_000, description="Requests held for sleeping functions at once, over all tenants."
     )
     reload_poll: Seconds = Field(15.0, description="Seconds between looks at the policy folder beside the watcher.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line logged.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe line logged: debug, info, warning or error."
+    )
     allow_loopback_http: bool = Field(
         default=False, exclude=True, description="Providers may speak http on loopback addresses. The demo only."
     )
@@ -113,7 +129,8 @@ def load_settings(
 
     Args:
         flags: setting name -> value; None means "not given".
-        environment: usually ``os.environ``; only ``PORTERO_*`` is read, an unknown one is a mistake.
+        environment: usually ``os.environ``; only ``PORTERO_*`` is read, an unknown one is a mistake (Kubernetes'
+            links to services called ``portero…`` are left aside).
         file: a TOML file with the same names; ``-`` and ``_`` are the same.
         file_is_required: whether its absence is a mistake.
 
@@ -128,14 +145,18 @@ def load_settings(
         if key not in Settings.model_fields or key in HIDDEN:
             mistakes.append(f"{source}: no such setting; known are {', '.join(known_settings())}")
             return
+        if value == "":
+            mistakes.append(f"{source}: is empty; give a value, or leave it out")
+            return
         values[key] = value
         sources[key] = source
 
     for name, value in _read_file(file, file_is_required, mistakes).items():
         take(name, value, f"{file}: {name}")
     for name, text in sorted(environment.items()):
-        if name.startswith(ENVIRONMENT_PREFIX) and name != "PORTERO_SETTINGS":
-            take(name.removeprefix(ENVIRONMENT_PREFIX), text, name)
+        setting = name.removeprefix(ENVIRONMENT_PREFIX)
+        if setting not in (name, "SETTINGS") and not _SERVICE_LINK.fullmatch(setting):
+            take(setting, text, name)
     for name, value in flags.items():
         if value is not None:
             take(name, value, "--" + name.replace("_", "-"))
@@ -163,7 +184,8 @@ def _read_file(file: Path | None, is_required: bool, mistakes: list[str]) -> Map
         if is_required:
             mistakes.append(f"{file}: no such file")
     except (OSError, UnicodeDecodeError) as error:
-        mistakes.append(f"{file}: cannot be read ({error.__class__.__name__})")
+        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        mistakes.append(f"{file}: cannot be read ({why})")
     except tomllib.TOMLDecodeError as error:
         mistakes.append(f"{file}: not TOML: {error}")
     return {}

@@ -44,6 +44,48 @@ def test_an_address_is_host_and_port(value: str) -> None:
         load_settings({"policies": "p", "listen": value}, {}, None)
 
 
+def test_an_address_that_is_a_number_in_the_file_is_told_what_was_expected(tmp_path: Path) -> None:
+    """``listen = 8088`` is answered in the operator's words, not in Python's."""
+    file = tmp_path / "portero.toml"
+    file.write_text('policies = "p"\nlisten = 8088\n')
+    with pytest.raises(SettingsError, match="listen: expected HOST:PORT"):
+        load_settings({}, {}, file)
+
+
+def test_links_that_kubernetes_makes_to_our_service_are_no_settings() -> None:
+    """A Service called portero, or portero-admin, does not keep its own pods from starting."""
+    links = {
+        "PORTERO_SERVICE_HOST": "10.0.0.1",
+        "PORTERO_SERVICE_PORT": "8088",
+        "PORTERO_SERVICE_PORT_HTTP": "8088",
+        "PORTERO_PORT": "tcp://10.0.0.1:8088",
+        "PORTERO_PORT_8088_TCP": "tcp://10.0.0.1:8088",
+        "PORTERO_PORT_8088_TCP_ADDR": "10.0.0.1",
+        "PORTERO_ADMIN_SERVICE_HOST": "10.0.0.2",
+        "PORTERO_ADMIN_PORT_8089_TCP_PROTO": "tcp",
+    }
+    assert load_settings({"policies": "p"}, links, None) == Settings(policies=Path("p"))
+    with pytest.raises(SettingsError, match="PORTERO_PORTS: no such setting"):
+        load_settings({"policies": "p"}, {"PORTERO_PORTS": "1"}, None)
+
+
+def test_an_empty_value_is_a_mistake() -> None:
+    """``--policies "$UNSET"`` is not the current folder, and an empty Redis is not memory."""
+    with pytest.raises(SettingsError) as caught:
+        load_settings({"policies": ""}, {"PORTERO_REDIS": "", "PORTERO_AUDIT": ""}, None)
+    assert {line.partition(":")[0] for line in caught.value.mistakes if "is empty" in line} == {
+        "--policies",
+        "PORTERO_REDIS",
+        "PORTERO_AUDIT",
+    }
+
+
+def test_a_redis_port_that_is_none_is_told_with_its_source() -> None:
+    """Before anything is started, with what was expected."""
+    with pytest.raises(SettingsError, match=r"--redis: expected redis://HOST:PORT/DB.*port from 0 to 65535"):
+        load_settings({"policies": "p", "redis": "redis://localhost:notaport"}, {}, None)
+
+
 def test_no_source_may_loosen_the_rule_for_providers() -> None:
     """The demo's permission for http on loopback cannot be given by flag, environment or file."""
     with pytest.raises(SettingsError, match="no such setting"):
