@@ -64,12 +64,20 @@ def read_folder(folder: Path) -> Files:
     are skipped. Raises: FolderUnreadable.
     """
     for _ in range(3):
-        before = os.path.realpath(folder / "..data") if (folder / "..data").is_symlink() else os.path.realpath(folder)
+        before = _place(folder)
         files = _read_once(before)
-        after = os.path.realpath(folder / "..data") if (folder / "..data").is_symlink() else os.path.realpath(folder)
-        if before == after:
+        if _place(folder) == before:
             return files
     raise FolderUnreadable(f"{folder}: the folder was swapped three times while it was read; trying again later")
+
+
+def _place(folder: Path) -> str:
+    """Where the files lie now: a ConfigMap is a link ``..data`` to one of its versions. Raises: FolderUnreadable."""
+    data = folder / "..data"
+    try:
+        return os.path.realpath(data if data.is_symlink() else folder)
+    except OSError as error:  # a folder that may not be entered
+        raise FolderUnreadable(f"{folder}: cannot be opened ({error.strerror})") from None
 
 
 def _read_once(path: str) -> Files:

@@ -194,6 +194,12 @@ def test_the_first_start_has_nothing_to_fall_back_to(path: Path) -> None:
         read_folder(path / "nowhere")
 
 
+def test_a_folder_that_cannot_be_looked_into_is_a_sentence(tmp_path: Path) -> None:
+    """What the system refuses (no right to enter, a name too long) is no defect of ours."""
+    with pytest.raises(FolderUnreadable, match="cannot be opened"):
+        read_folder(tmp_path / ("x" * 300))
+
+
 async def test_configmap_swaps_are_seen_three_times_in_a_row(tmp_path: Path) -> None:
     """H4 in the layout of a Kubernetes ConfigMap, where a watch on the file misses the second swap."""
     path = tmp_path / "mounted"
