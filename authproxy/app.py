@@ -14,6 +14,7 @@ import contextlib
 import gc
 import os
 import signal
+import ssl
 import time
 from collections.abc import Awaitable
 from pathlib import Path
@@ -52,8 +53,7 @@ class App:
         Raises: PolicyError; SettingsError, also when an address cannot be bound. What was started is stopped again.
         """
         settings = self._settings
-        tls = TlsFiles(settings.tls_cert, settings.tls_key) if settings.tls_cert and settings.tls_key else None
-        token = _read_token(settings.admin_token)
+        tls, token = _read_files(settings)
         self._parts = parts = await build_parts(settings)
         try:
             self._public = PublicEdge(
@@ -119,6 +119,7 @@ class App:
 async def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT."""
     configure_logging(settings.log_level)
+    log = get_logger("app")
     app = App(settings)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -128,6 +129,9 @@ async def run(settings: Settings) -> None:
     try:
         await app.start()
         await stopping.wait()
+        log.info("portero drains", at_most_s=settings.drain)
+        await app.stop()
+        log.info("portero has stopped")
     finally:
         await app.stop()
         with contextlib.suppress(NotImplementedError):
@@ -139,8 +143,53 @@ async def _bound(setting: str, address: tuple[str, int], starting: Awaitable[tup
     try:
         return await starting
     except OSError as error:
-        why = os.strerror(error.errno).lower() if error.errno else str(error)
+        why = (os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)).lower()
         raise SettingsError([f"{setting}: {address[0]}:{address[1]} cannot be listened on: {why}"]) from None
+
+
+def _read_files(settings: Settings) -> tuple[TlsFiles | None, str | None]:
+    """
+    What settings name files for: the listener's certificate and the admin token.
+
+    Raises: SettingsError with every mistake, that of a folder of secrets which is not there included.
+    """
+    mistakes: list[str] = []
+    tls, token = None, None
+    if settings.secrets is not None and not settings.secrets.is_dir():
+        mistakes.append(f"secrets: {settings.secrets} is no folder that can be read")
+    try:
+        tls = _read_tls(settings.tls_cert, settings.tls_key)
+    except SettingsError as error:
+        mistakes.extend(error.mistakes)
+    try:
+        token = _read_token(settings.admin_token)
+    except SettingsError as error:
+        mistakes.extend(error.mistakes)
+    if mistakes:
+        raise SettingsError(mistakes)
+    return tls, token
+
+
+def _read_tls(certificate: Path | None, key: Path | None) -> TlsFiles | None:
+    """Raises: SettingsError; OpenSSL's own errors name no file."""
+    if certificate is None or key is None:
+        return None
+    mistakes = []
+    for setting, file in (("tls_cert", certificate), ("tls_key", key)):
+        try:
+            file.read_bytes()
+        except OSError as error:
+            mistakes.append(f"{setting}: {file} cannot be read ({error.strerror})")
+    if mistakes:
+        raise SettingsError(mistakes)
+    try:
+        return TlsFiles(certificate, key)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise SettingsError([f"tls_key: {key} is not the key of the certificate in {certificate}"]) from None
+        raise SettingsError(
+            [f"tls_cert, tls_key: {certificate} and {key} are not a certificate chain and its private key in PEM form"]
+        ) from None
 
 
 def _read_token(file: Path | None) -> str | None:
@@ -149,7 +198,8 @@ def _read_token(file: Path | None) -> str | None:
     try:
         token = file.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError([f"admin_token: {file} cannot be read ({error.__class__.__name__})"]) from None
+        why = error.strerror if isinstance(error, OSError) else "not ASCII"
+        raise SettingsError([f"admin_token: {file} cannot be read ({why})"]) from None
     if len(token) < 16:
-        raise SettingsError([f"admin_token: {file} holds less than 16 characters"])
+        raise SettingsError([f"admin_token: {file} holds less than 16 characters; try openssl rand -hex 32"])
     return token

@@ -1,6 +1,8 @@
 """The command itself: help, examples, statuses and sentences instead of tracebacks."""
 
 import importlib
+import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,6 +26,17 @@ def portero(*words: str, env: dict[str, str] | None = None) -> subprocess.Comple
         check=False,
         env={"PATH": "/usr/bin:/bin", **(env or {})},
     )
+
+
+def open_world(folder: Path) -> Path:
+    """A policy folder that needs no secret."""
+    folder.mkdir()
+    (folder / "platform.yaml").write_text(
+        "version: 1\nbackends: {faas: {kind: openfaas, url: 'http://127.0.0.1:9'}}\n"
+        "tenants: {a: {hosts: [a.test], backend: faas, namespace: a}}\n"
+    )
+    (folder / "a.yaml").write_text("version: 1\ntenant: a\n")
+    return folder
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:
@@ -78,6 +91,50 @@ def test_serve_refuses_to_start_without_its_secrets(tmp_path: Path) -> None:
     assert "acme.yaml:" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--tls-cert", "/nowhere/c.pem", "--tls-key", "KEY"], "tls_cert: /nowhere/c.pem cannot be read"),
+        (["--tls-cert", "KEY", "--tls-key", "KEY"], "not a certificate chain and its private key in PEM form"),
+        (["--admin-token", "/nowhere"], "admin_token: /nowhere cannot be read (No such file or directory)"),
+        (["--admin-token", "KEY"], "holds less than 16 characters"),
+        (["--secrets", "/nowhere"], "secrets: /nowhere is no folder"),
+        (["--listen", "nowhere.invalid:1", "--admin", "127.0.0.1:0"], "nowhere.invalid:1 cannot be listened on: "),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_serve_names_the_file_that_it_cannot_use(tmp_path: Path, flags: list[str], says: str) -> None:
+    """Each setting that names a file or a place is told by its name, with what is wrong."""
+    (tmp_path / "key").write_text("short")
+    words = [str(tmp_path / "key") if word == "KEY" else word for word in flags]
+    done = portero("serve", "--policies", str(open_world(tmp_path / "policies")), *words)
+    assert done.returncode == 1, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "unknown error" not in done.stderr.lower()
+
+
+def test_serve_tells_its_stages_and_ends_well(tmp_path: Path) -> None:
+    """Ready, draining and stopped stand in the log; the status after SIGTERM is 0."""
+    code = "from authproxy.cli import main; main()"
+    words = [
+        "serve",
+        "--policies",
+        str(open_world(tmp_path / "policies")),
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+    ]
+    with subprocess.Popen([sys.executable, "-c", code, *words], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert "portero is ready" in process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        log = process.stderr.read()
+    assert process.returncode == 0
+    assert [json.loads(line)["event"] for line in log.splitlines()] == ["portero drains", "portero has stopped"]
+
+
 def test_serve_refuses_an_address_that_is_taken(tmp_path: Path) -> None:
     """Which address, and no traceback."""
     import socket
@@ -85,14 +142,9 @@ def test_serve_refuses_an_address_that_is_taken(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        (tmp_path / "policies").mkdir()
-        (tmp_path / "policies" / "platform.yaml").write_text(
-            "version: 1\nbackends: {faas: {kind: openfaas, url: 'http://127.0.0.1:9'}}\n"
-            "tenants: {a: {hosts: [a.test], backend: faas, namespace: a}}\n"
-        )
-        (tmp_path / "policies" / "a.yaml").write_text("version: 1\ntenant: a\n")
+        policies = open_world(tmp_path / "policies")
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        done = portero("serve", "--policies", str(tmp_path / "policies"), "--listen", address, "--admin", "127.0.0.1:0")
+        done = portero("serve", "--policies", str(policies), "--listen", address, "--admin", "127.0.0.1:0")
     assert done.returncode == 1
     assert address in done.stderr
     assert "Traceback" not in done.stderr
