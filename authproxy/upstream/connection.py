@@ -68,6 +68,7 @@ class Connection(AnswerReader, asyncio.Protocol):
         "idle_s",
         "idle_until",
         "is_counted",
+        "is_kept",
         "is_sending",
         "is_taken",
         "lane",
@@ -91,6 +92,8 @@ class Connection(AnswerReader, asyncio.Protocol):
         self.is_taken = False
         self.is_counted = False
         """The pool's: its place is taken."""
+        self.is_kept = False
+        """The pool's: it has carried a request before, so that the other side may be closing it."""
         self.idle_until = inf
         self.idle_s = inf
         self.lane: Any = None

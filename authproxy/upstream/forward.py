@@ -82,21 +82,23 @@ async def forward(
     body = _body_at_hand(passed, exchange) if sent is None else exchange.sent_body
     address = passed.destination.address
     connection = sent or pool.take_now(address)
-    if connection is not None:
+    is_sent = sent is not None
+    may_retry = may_repeat(request.method, has_key=request.has_idempotency_key)
+    while True:
+        if connection is None:
+            connection = await pool.take(address, passed.allow.place.spec.timeouts.connect_s)
+        is_kept = connection.is_kept
         try:
-            await _once(passed, exchange, pool, connection, body, watch, is_sent=sent is not None)
+            await _once(passed, exchange, pool, connection, body, watch, is_sent=is_sent)
         except ForwardFailed as failure:
-            # Kept alive for too long: the other side closed it as the request left. Once more, on a fresh connection,
+            # Kept alive for too long: the other side closed it as the request left. Once more, on another connection,
             # where the method allows it and none of a streamed body was consumed.
-            if not failure.is_untouched or (body is None and exchange.bytes_in):
-                raise
-            if not may_repeat(request.method, has_key=request.has_idempotency_key):
+            if not (failure.is_untouched and is_kept and may_retry) or (body is None and exchange.bytes_in):
                 raise
             pool.retried()
+            connection, is_sent, may_retry = None, False, False
         else:
             return
-    connection = await pool.take(address, passed.allow.place.spec.timeouts.connect_s)
-    await _once(passed, exchange, pool, connection, body, watch)
 
 
 def _body_at_hand(passed: Departure, exchange: Exchange) -> bytes | None:

@@ -234,6 +234,7 @@ class Pool:
                 connection.abort()
             return
         connection.deadline = inf
+        connection.is_kept = True
         while lane.waiters:
             waiter = lane.waiters.popleft()
             if not waiter.done():
@@ -246,9 +247,10 @@ class Pool:
     def lost(self, connection: Connection) -> None:
         """See ``Keeper``."""
         self._connections.discard(connection)
-        if not connection.is_taken:
+        lane = self._lanes.get(connection.address)
+        if lane is not None and not connection.is_taken:
             with suppress(ValueError):  # it was being dialled, or taken out already
-                self._lanes[connection.address].idle.remove(connection)
+                lane.idle.remove(connection)
         self._uncount(connection)
 
     def _uncount(self, connection: Connection) -> None:

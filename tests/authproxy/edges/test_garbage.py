@@ -147,6 +147,23 @@ async def test_a_post_is_not_sent_twice_unless_it_says_it_may(field: bytes, stat
             assert answer.field("x-portero-reason") == "upstream-closed"
 
 
+async def test_a_kept_connection_that_dies_in_the_hands_of_the_next_is_tried_once_more() -> None:
+    """Who waited for a connection is given one that was used, with the same risk."""
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await asyncio.sleep(0.1)
+        await peer.answer(b"ok")
+
+    async with Front(script, pool={"max_per_address": 1}) as front, front.client() as first, front.client() as second:
+        await first.send(b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n")
+        await asyncio.sleep(0.03)
+        await second.send(b"GET /2 HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert (await first.answer()).status == 200
+        assert (await second.answer()).status == 200
+        assert front.upstream.connections == 2
+
+
 async def test_a_fresh_connection_that_closes_is_not_tried_again() -> None:
     """Twice at most, and never after the first byte of an answer."""
 
