@@ -119,7 +119,8 @@ def write_state(demo: RunningDemo) -> Path:
             problems.append(f"{folder}: {error.strerror}")
         else:
             return file
-    raise PorteroError(f"the demo cannot say where it runs: {'; '.join(problems)}")
+    what_to_do = "set XDG_RUNTIME_DIR to a folder that is yours"
+    raise PorteroError(f"the demo cannot say where it runs: {'; '.join(problems) or 'no folder'}; {what_to_do}")
 
 
 def find_running() -> RunningDemo:
@@ -147,7 +148,10 @@ def remove_leftovers() -> None:
 def _read_all() -> list[tuple[Path, RunningDemo]]:
     found = []
     for folder in state_folders():
-        for file in sorted(folder.glob("demo-*.json")):
+        files: list[Path] = []
+        with suppress(OSError):  # what this user may not look into holds no demo of this user
+            files = sorted(folder.glob("demo-*.json"))
+        for file in files:
             with suppress(OSError, ValueError, RecursionError):
                 found.append((file, _read(file)))
     return found

@@ -111,6 +111,26 @@ def test_a_demo_that_is_slow_keeps_its_file(monkeypatch: pytest.MonkeyPatch) -> 
     assert file.exists()
 
 
+def test_a_folder_that_may_not_be_looked_into_holds_no_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user's home is answered as if nothing stood there, not with "start it again"."""
+
+    def refuse(_folder: Path, _pattern: str) -> list[Path]:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "glob", refuse)
+    with pytest.raises(NoDemo, match="start one with `portero demo`"):
+        find_running()
+
+
+def test_without_a_folder_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch, folders: Path) -> None:
+    """A user without home and runtime folder is told which variable to set."""
+    (folders / "file").touch()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(folders / "file"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folders / "file"))
+    with pytest.raises(PorteroError, match="set XDG_RUNTIME_DIR to a folder that is yours"):
+        write_state(demo(1))
+
+
 def test_no_demo_says_what_to_do() -> None:
     """Nothing running is an error with the way out in it."""
     with pytest.raises(NoDemo, match="start one with `portero demo`"):
