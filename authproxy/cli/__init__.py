@@ -45,7 +45,11 @@ class _OnDemand(click.Group):
 @click.group(
     cls=_OnDemand,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Example: portero demo, then portero demo --tour in another terminal.",
+    epilog="""\b
+Examples:
+  portero demo
+  portero policy check ./policies
+  portero serve --policies ./policies --secrets ./secrets""",
 )
 @click.version_option(VERSION, prog_name="portero")
 def portero() -> None:

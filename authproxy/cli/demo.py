@@ -71,13 +71,29 @@ def demo(context: click.Context, listen: Address | None, admin: Address | None, 
     sys.exit(status)  # also where the caller takes the command without click's own exit
 
 
-@demo.command(epilog='Example: curl -H "Authorization: Bearer $(portero demo token --tenant acme --as ana)" ...')
-@click.option("--tenant", required=True, help="The tenant that the token is for: acme or globex.")
-@click.option("--as", "person", help="Who asks: ana, bob or dan of acme, gil of globex.")
-@click.option("--service-account", "account", help="A program instead of a person: survey-ci.")
-@click.option("--ttl", type=click.IntRange(1, 86_400), metavar="SECONDS", default=3600, help="How long it is good.")
+@demo.command(
+    epilog="""\b
+Examples:
+  portero demo token --tenant acme --as ana
+  portero demo token --tenant acme --service-account survey-ci --ttl 600"""
+)
+@click.option("--tenant", required=True, metavar="NAME", help="The tenant that the token is for: acme or globex.")
+@click.option("--as", "person", metavar="PERSON", help="Who asks: ana, bob or dan of acme, gil of globex.")
+@click.option("--service-account", "account", metavar="NAME", help="A program instead of a person: survey-ci.")
+@click.option(
+    "--ttl",
+    type=click.IntRange(1, 86_400),
+    metavar="SECONDS",
+    default=3600,
+    show_default=True,
+    help="How long it is good.",
+)
 def token(tenant: str, person: str | None, account: str | None, ttl: int) -> None:
-    """Print a bearer token from the demo that is running (the one started last)."""
+    """
+    Print a bearer token from a running demo.
+
+    If several run, from the one started last.
+    """
     if (person is None) == (account is None):
         raise click.UsageError("say who asks: --as PERSON or --service-account NAME, one of them")
     who = {"person": person} if account is None else {"service_account": account}
@@ -88,7 +104,11 @@ def token(tenant: str, person: str | None, account: str | None, ttl: int) -> Non
 @click.argument("function")
 @click.option("--tenant", help="Only this tenant's; without it, every tenant's.")
 def sleep(function: str, tenant: str | None) -> None:
-    """Scale a FUNCTION of the running demo to zero; returns when no replica is left."""
+    """
+    Scale a function of the running demo to zero.
+
+    Returns when no replica of FUNCTION is left.
+    """
     _ask("/sleep", {"function": function, "tenant": tenant})
     where = f"of {tenant}" if tenant else "of every tenant"
     click.echo(f"{function} {where} sleeps: the next request wakes it")

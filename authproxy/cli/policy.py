@@ -116,7 +116,9 @@ def test(folders: tuple[Path, ...], is_demo: bool) -> None:
 
 
 @policy.command(
-    epilog='Example: portero policy explain ./policies --as "login|ana" --groups analysts GET http://acme.localhost/reports/es'
+    epilog="""\b
+Example: portero policy explain ./policies --as "login|ana" --groups analysts \\
+           GET http://acme.localhost/reports/es"""
 )
 @click.argument("folder", metavar="DIR", type=_FOLDER)
 @click.argument("method")
@@ -145,8 +147,9 @@ def explain(  # one parameter an option
     form: str,
 ) -> None:
     """
-    Say what becomes of one request, and why: the five answers, each with its rule and file:line.
+    Say what becomes of one request, and why.
 
+    The five answers stand there, each with its rule and file:line. URL may be a path on the only tenant's first host.
     Nothing is spent or woken. Exit status 0 when the request is allowed, 3 when it is refused.
     """
     provider, bar, subject = (who or "").partition("|")

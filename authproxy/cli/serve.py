@@ -32,7 +32,11 @@ def _shown(value: object) -> str:
     return f"{value[0]}:{value[1]}" if isinstance(value, tuple) else str(value)
 
 
-@click.command(epilog="Example: portero serve --policies ./policies --secrets ./secrets --listen 0.0.0.0:8088")
+@click.command(
+    epilog="""\b
+Example: portero serve --policies ./policies --secrets ./secrets \\
+           --listen 0.0.0.0:8088"""
+)
 @click.option("--settings", "file", type=click.Path(path_type=Path), help=f"Settings file [default: {DEFAULT_FILE}]")
 def serve(file: Path | None, **flags: Any) -> None:
     """

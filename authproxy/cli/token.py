@@ -28,9 +28,9 @@ _DURATION: Final = re.compile(r"([1-9][0-9]{0,6})(s|m|h)")
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600}
 _NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
 
-EXAMPLE: Final = (
-    "Example: portero token issue --account survey-ci.key.pem --tenant acme --name survey-ci --audience acme-functions"
-)
+EXAMPLE: Final = """\b
+Example: portero token issue --account survey-ci.key.pem --tenant acme \\
+           --name survey-ci --audience survey"""
 
 
 class Duration(click.ParamType[int]):

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from authproxy.cli import COMMANDS
+from authproxy.cli import portero as everything
 
 WORLD = Path(__file__).parents[2] / "worlds" / "plain"
 
@@ -53,6 +56,19 @@ def test_each_command_helps_with_an_example(name: str, command: click.Command) -
     text = (command.help or "") + (command.epilog or "")
     assert "xample" in text, f"portero {name} --help has no example"
     assert "portero" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "command"), [pytest.param(n, c, id=n) for n, c in [("portero", everything), *commands()]]
+)
+def test_each_example_can_be_pasted(name: str, command: click.Command) -> None:
+    """In 80 columns a line of an example is a whole command, or goes on where the one before says so."""
+    shown = CliRunner().invoke(command, ["--help"], terminal_width=80).output
+    lines = [line.strip() for line in re.split(r"Examples?:", shown)[-1].splitlines() if line.strip()]
+    assert lines, name
+    for before, line in zip(["", *lines], lines, strict=False):
+        assert before.endswith("\\") or line.startswith(("portero ", "curl ")), line
+        assert not line.endswith("..."), line
 
 
 def test_the_top_level_lists_every_command_without_importing_the_proxy() -> None:
