@@ -244,7 +244,7 @@ def _cold_start(rehearsal: Rehearsal, action: str) -> Step:
         return Step(QUESTIONS[4], "not asked")
     spec, ceilings = place.spec, place.tenant.ceilings
     cold = spec.cold_start
-    held = f"held {cold.max_wait_s:g} s at most, {cold.max_held} at once, then {cold.overflow}"
+    held = f"held {cold.max_wait_s:g} s at most, {cold.max_held} at once, more are refused"
     replica = f"{spec.concurrency} at once per replica" if spec.concurrency else "as many per replica as come"
     return Step(
         QUESTIONS[4],

@@ -57,6 +57,9 @@ def _check(
         findings.mistake(source, text, *path, "access")
     if function.i_mean_all and not is_all_public:
         findings.mistake_of_key(source, 'i_mean_all belongs to "*" with access: public', *path, "i_mean_all")
+    if function.cold_start.overflow != "reject":
+        text = f"overflow: {function.cold_start.overflow} is kept for later; until then it refuses like reject"
+        findings.warning(source, text, *path, "cold_start", "overflow")
     if function.direct_url and direct_url is None:
         findings.mistake(source, "the backend has no direct_url in platform.yaml", *path, "direct_url")
 

@@ -49,6 +49,10 @@ def _check_provider(
         findings.mistake(source, flaw, *path, "issuer")
     if provider.jwks_uri and (flaw := flaw_of_issuer(provider.jwks_uri, allow_loopback_http=allow_loopback_http)):
         findings.mistake(source, flaw, *path, "jwks_uri")
+    if provider.login is not None:
+        findings.warning_of_key(
+            source, "login is kept for later; until then callers send bearer tokens", *path, "login"
+        )
     for position, domain in enumerate(provider.email_domains):
         if canonical_host(domain) != domain:
             text = f"{domain!r} is no domain in the spelling of the wire; expected such as acme.example"

@@ -540,6 +540,17 @@ def test_test_file_of_no_tenant() -> None:
             "routes: [{id: r, path: /r, function: x, https_only: true}]\n",
             "3:53: /function/x reaches the same function without https; add direct: false to it",
         ),
+        (
+            "functions: {web: {cold_start: {overflow: page}}}\n",
+            "3:42: overflow: page is kept for later; until then it refuses like reject",
+        ),
+        (
+            (
+                "identity: [{name: p, issuer: 'https://id.example', audiences: [a], algorithms: [ES256], "
+                "login: {client_id: c}}]\n"
+            ),
+            "3:89: login is kept for later; until then callers send bearer tokens",
+        ),
     ],
 )
 def test_what_loads_and_is_hardly_meant_is_told(text: str, expected: str) -> None:

@@ -92,7 +92,7 @@ def test_an_allowed_request_names_rule_limits_and_bounds(policies: PolicySet) ->
         "rule analyst/1 (acme.yaml:14) allows invoke",
         "would spend per-caller (acme.yaml:24): 20 per 1 s, burst 40",
         "would count in parallel (acme.yaml:25): at most 9 at once per function",
-        "held 20 s at most, 7 at once, then page",
+        "held 20 s at most, 7 at once, more are refused",
         "5 at once per replica",
         "=> allowed",
     ):
