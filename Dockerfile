@@ -2,6 +2,9 @@
 #
 #   docker build -t portero .
 #   docker run -p 8088:8088 -v ./policies:/etc/portero/policies:ro -v ./secrets:/etc/portero/secrets:ro portero
+#
+# User 10001 must be able to read both folders. The admin listener is the container's own: for probes and Prometheus from
+# outside set PORTERO_ADMIN=0.0.0.0:8089 and PORTERO_ADMIN_TOKEN (docs/settings.md).
 FROM python:3.11-slim AS build
 WORKDIR /src
 COPY constraints.txt pyproject.toml README.md LICENSE CHANGELOG.md ./
