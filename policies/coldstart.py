@@ -23,6 +23,8 @@ says, always, or without bound when it says none.
 worth a thousand refusals. When that fails too they are all refused ``wake-failed``, and so is everybody who comes
 before the backoff (1, 2, 4 ... 30 s) has passed, with what is left of it as ``Retry-After``. A platform that cannot be
 *asked* is treated the same, unless its last answer was "ready": then the function is tried.
+
+Longer than other modules: it is one state machine.
 """
 
 from __future__ import annotations

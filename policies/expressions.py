@@ -19,6 +19,8 @@ A name that is not declared, or a function that the library does not have, is a 
 that is not True or False raises ``ConditionUnknown``.
 
 Source: Common Expression Language specification (github.com/google/cel-spec, doc/langdef.md).
+
+Longer than other modules: each bound on an expression stands beside the reason for it.
 """
 
 from __future__ import annotations

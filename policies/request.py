@@ -10,6 +10,8 @@ module refuses to know sockets, listeners and policies.
 
 Source: RFC 9110 sections 4 and 5, RFC 9112 section 3, RFC 3986 section 6.2.2; rules AP-R3, R6, R16, R29, R30,
 R33-R35, R38-R41, R56 in docs/threats.md.
+
+Longer than other modules: the facts judged, and the one pass that makes them, are read together.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 A tenant's ``roles``, ``bindings`` and ``deny``: names resolved, conditions compiled, and no rule that can never match.
 
 What the rules mean once they are in the table is ``rbac.py``'s; this module refuses to know requests.
+
+Longer than other modules: roles, bindings and deny rules refer to each other, and so do their mistakes.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ release of aiohttp may change it.
 
 It decides when a client has been silent for too long and when a head is too large to go on reading. It refuses to
 know what a request says.
+
+Longer than other modules: it is one protocol object, and its states (reading, serving, lingering) are read together.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ The gate: asks the five questions of one request, doing the I/O that the core ma
 function awake) and so judges the usual request without a single ``await``. When an answer is not at hand it hands back
 the generator where it stands, and ``decide`` goes on from there. An answer that cannot be had is a refusal: an
 exception in here ends in ``internal-error``, never in a request that was let through.
+
+Longer than other modules: everything a request can meet between its head and its end stands here, and nothing else.
 """
 
 from __future__ import annotations

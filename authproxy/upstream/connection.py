@@ -7,6 +7,8 @@ consumer's to say, after it has taken status, head and body. Deciding it in here
 answers of different users under load, because the consumer has not run yet.
 
 It refuses to know requests, policies and the public side; what an upstream may not do is ``answer.py``'s.
+
+Longer than other modules: one connection's states, from dialling to the pool, are read together.
 """
 
 from __future__ import annotations
