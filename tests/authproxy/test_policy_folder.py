@@ -1,6 +1,7 @@
 """The reload rules H1-H7 (docs/reload.md), on a real folder with a real watcher."""
 
 import asyncio
+import json
 import os
 import shutil
 import threading
@@ -10,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from authproxy import policy_folder
 from authproxy.metrics import Metrics
 from authproxy.policy_folder import FolderUnreadable, PolicyFolder, read_folder
 from policies.errors import PolicyError
 from policies.tables import PolicySet
+from tests.fakes.world import running_world
 
 PLATFORM = """\
 version: 1
@@ -198,6 +201,47 @@ def test_a_folder_that_cannot_be_looked_into_is_a_sentence(tmp_path: Path) -> No
     """What the system refuses (no right to enter, a name too long) is no defect of ours."""
     with pytest.raises(FolderUnreadable, match="cannot be opened"):
         read_folder(tmp_path / ("x" * 300))
+
+
+def test_no_read_mixes_two_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """H2: a ConfigMap that is swapped between two files is read again as a whole."""
+    path = tmp_path / "mounted"
+    for version in ("..old", "..new"):
+        (path / version).mkdir(parents=True)
+        write(path / version, TENANT % version.strip("."))
+        (path / version / "platform.yaml").write_text(f"# {version}\n{PLATFORM}")
+    (path / "..data").symlink_to("..old")
+    read, names = policy_folder._read_file, list[str]()
+
+    def swapped_after_the_first(directory: int, name: str) -> bytes:
+        content = read(directory, name)
+        names.append(name)
+        if len(names) == 1:
+            (path / "..data_tmp").symlink_to("..new")
+            (path / "..data_tmp").rename(path / "..data")
+        return content
+
+    monkeypatch.setattr(policy_folder, "_read_file", swapped_after_the_first)
+    assert read_folder(path) == {file.name: file.read_bytes() for file in (path / "..new").iterdir()}
+    assert len(names) == 4
+
+
+async def test_an_audit_line_names_the_revision_it_was_decided_with() -> None:
+    """H7: before and after a swap, each line has the revision that was in force then."""
+    async with running_world() as world:
+        revisions = []
+        for _ in range(2):
+            revisions.append(world.app.parts.folder.active.revision)
+            await world.get("/nowhere")
+            file = world.policies / "acme.yaml"
+            file.write_text(file.read_text() + "# once more\n")
+            assert await world.app.parts.folder.reload()
+        audit = world.app.parts.audit
+        assert audit is not None
+        audit.flush()
+        lines = [json.loads(line) for line in (world.folder / "audit.log").read_text().splitlines()]
+    assert len(set(revisions)) == 2
+    assert [line["revision"] for line in lines] == revisions
 
 
 async def test_configmap_swaps_are_seen_three_times_in_a_row(tmp_path: Path) -> None:
