@@ -177,15 +177,18 @@ def _read_tls(certificate: Path | None, key: Path | None) -> TlsFiles | None:
     mistakes = []
     for setting, file in (("tls_cert", certificate), ("tls_key", key)):
         try:
-            file.read_bytes()
+            content = file.read_bytes()
         except OSError as error:
             mistakes.append(f"{setting}: {file} cannot be read ({error.strerror})")
+            continue
+        if b"ENCRYPTED" in content:  # OpenSSL would ask the terminal for a password, and wait
+            mistakes.append(f"{setting}: the key in {file} is encrypted; decrypt it first (openssl pkey)")
     if mistakes:
         raise SettingsError(mistakes)
     try:
         return TlsFiles(certificate, key)
-    except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
+    except OSError as error:  # ssl.SSLError is one
+        if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
             raise SettingsError([f"tls_key: {key} is not the key of the certificate in {certificate}"]) from None
         raise SettingsError(
             [f"tls_cert, tls_key: {certificate} and {key} are not a certificate chain and its private key in PEM form"]

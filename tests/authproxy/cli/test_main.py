@@ -112,6 +112,7 @@ def test_serve_refuses_to_start_without_its_secrets(tmp_path: Path) -> None:
     [
         (["--tls-cert", "/nowhere/c.pem", "--tls-key", "KEY"], "tls_cert: /nowhere/c.pem cannot be read"),
         (["--tls-cert", "KEY", "--tls-key", "KEY"], "not a certificate chain and its private key in PEM form"),
+        (["--tls-cert", "KEY", "--tls-key", "LOCKED"], "locked is encrypted; decrypt it first"),
         (["--admin-token", "/nowhere"], "admin_token: /nowhere cannot be read (No such file or directory)"),
         (["--admin-token", "KEY"], "holds less than 16 characters"),
         (["--secrets", "/nowhere"], "secrets: /nowhere is no folder"),
@@ -122,7 +123,8 @@ def test_serve_refuses_to_start_without_its_secrets(tmp_path: Path) -> None:
 def test_serve_names_the_file_that_it_cannot_use(tmp_path: Path, flags: list[str], says: str) -> None:
     """Each setting that names a file or a place is told by its name, with what is wrong."""
     (tmp_path / "key").write_text("short")
-    words = [str(tmp_path / "key") if word == "KEY" else word for word in flags]
+    (tmp_path / "locked").write_text("-----BEGIN ENCRYPTED PRIVATE KEY-----\n")
+    words = [str(tmp_path / word.lower()) if word in {"KEY", "LOCKED"} else word for word in flags]
     done = portero("serve", "--policies", str(open_world(tmp_path / "policies")), *words)
     assert done.returncode == 1, done.stderr
     assert says in done.stderr
