@@ -226,8 +226,8 @@ class Audit:
         self.flush()
         try:
             fd = self._open()
-        except OSError:
-            get_logger("audit").error("audit-reopen-failed", path=self._destination)
+        except OSError as error:
+            get_logger("audit").error("audit-reopen-failed", path=self._destination, why=error.strerror)
             return
         self._detach()
         self._attach(fd)

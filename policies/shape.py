@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 
 from policies.model import AS_MAPPING, AS_TEXT, Part
 from policies.positions import Path
-from policies.quantities import EXPECTED
+from policies.quantities import DURATION, EXPECTED, RATE, SIZE
 
 _TAGS: Final = frozenset({AS_TEXT, AS_MAPPING})
 _KEY: Final = "[key]"
@@ -25,6 +25,12 @@ _BOOLEANS_OF_1_1: Final = {
     **dict.fromkeys(("yes", "Yes", "YES", "y", "Y", "on", "On", "ON"), "true"),
     **dict.fromkeys(("no", "No", "NO", "n", "N", "off", "Off", "OFF"), "false"),
 }
+_WITH_UNITS: Final = {
+    **dict.fromkeys(("rate", "wakes"), RATE),
+    **dict.fromkeys(("max_wait", "connect", "first_byte", "idle", "total"), DURATION),
+    **dict.fromkeys(("max_body", "held_bytes"), SIZE),
+}
+"""Keys whose values are a number with its unit."""
 _MISSING: Final = {
     "audiences": "; without it tokens meant for others would be believed",
     "algorithms": "; which signatures are believed is never a default",
@@ -140,6 +146,9 @@ def what(value: object) -> str:
 def _text_expected(detail: ErrorDetails) -> str:
     value = detail["input"]
     if isinstance(value, bool | int | float):
+        pattern = _WITH_UNITS.get(str(detail["loc"][-1])) if detail["loc"] else None
+        if pattern is not None:  # quoting a number would not help
+            return f"{show(value)} is not {EXPECTED[pattern]}"
         return f"{what(value)}; expected text: quote it"
     return f"{what(value)}; expected text"
 

@@ -43,7 +43,8 @@ class TlsFiles:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_RENEGOTIATION
         context.set_alpn_protocols(["http/1.1"])
-        context.load_cert_chain(self._certificate, self._key)
+        # Without this an encrypted key would ask for its password on the terminal, within a handshake.
+        context.load_cert_chain(self._certificate, self._key, password=_no_password)
         context.sni_callback = self._on_name
         return context
 
@@ -70,6 +71,10 @@ class TlsFiles:
     def _stamp(self) -> tuple[tuple[int, int, int], ...]:
         """What changes when the files do, symlink swaps included; zeros for a file that is not there."""
         return tuple(_stamp(path) for path in (self._certificate, self._key))
+
+
+def _no_password() -> str:
+    raise ssl.SSLError("the key is encrypted; give one that is not")
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:

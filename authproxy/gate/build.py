@@ -145,8 +145,10 @@ async def _open_store(settings: Settings, metrics: Metrics) -> LimitStore:
     if settings.redis_password is not None:
         try:
             password = settings.redis_password.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError([f"redis_password: cannot be read ({error.__class__.__name__})"]) from None
+        except OSError as error:
+            raise SettingsError([f"redis_password: {settings.redis_password}: {error.strerror}"]) from None
+        except UnicodeDecodeError:
+            raise SettingsError([f"redis_password: {settings.redis_password} is not UTF-8 text"]) from None
         parts = urlsplit(url)
         user = quote(parts.username or "", safe="")
         place = parts.netloc.rpartition("@")[2]

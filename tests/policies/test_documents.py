@@ -343,3 +343,23 @@ def test_a_torn_file_is_a_policy_or_a_mistake(at: int, junk: bytes) -> None:
 def test_parse_raises_nothing_for_sound_files() -> None:
     """The bare minimum loads."""
     assert isinstance(parse({"platform.yaml": PLATFORM, "acme.yaml": ACME}), Documents)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("limits: [{id: a, per: tenant, rate: 20}]", "20 is not a rate of at least 1 such as 20/s"),
+        ("functions: {f: {cold_start: {max_wait: 30}}}", "30 is not a duration of at least 1 such as 500ms, 30s"),
+        ("functions: {f: {max_body: 10}}", "10 is not a size such as 64KiB"),
+    ],
+    ids=["rate", "duration", "size"],
+)
+def test_a_number_without_its_unit_is_told_the_unit(line: str, says: str) -> None:
+    """Quoting it would not help, so that is not what is said."""
+    with pytest.raises(PolicyError, match=says):
+        parse(
+            {
+                "platform.yaml": b"version: 1\nbackends: {}\ntenants: {}\n",
+                "a.yaml": f"version: 1\ntenant: a\n{line}\n".encode(),
+            }
+        )
