@@ -18,11 +18,11 @@ from typing import Any, Final
 
 import msgspec
 from aiohttp import web
-from policies.explain import ExplainRequest, explain_request
 
 from authproxy.metrics import CONTENT_TYPE, Metrics
 from authproxy.policy_folder import PolicyFolder
 from policies.errors import Mistake
+from policies.explain import ExplainRequest, explain_request
 
 MAX_BODY_BYTES: Final = 64 * 1024
 _CACHE: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
