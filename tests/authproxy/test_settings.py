@@ -64,7 +64,7 @@ def test_links_that_kubernetes_makes_to_our_service_are_no_settings() -> None:
         "PORTERO_ADMIN_SERVICE_HOST": "10.0.0.2",
         "PORTERO_ADMIN_PORT_8089_TCP_PROTO": "tcp",
     }
-    assert load_settings({"policies": "p"}, links, None) == Settings(policies=Path("p"))
+    assert load_settings({"policies": "p"}, links, None) == Settings.model_validate({"policies": "p"})
     with pytest.raises(SettingsError, match="PORTERO_PORTS: no such setting"):
         load_settings({"policies": "p"}, {"PORTERO_PORTS": "1"}, None)
 
