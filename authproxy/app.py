@@ -10,7 +10,6 @@ is cut.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import os
 import signal
@@ -69,7 +68,7 @@ class App:
             )
             self.admin_address = await _bound("admin", settings.admin, self._admin.start(*settings.admin))
             self.public_address = await _bound("listen", settings.listen, self._public.start(*settings.listen, tls=tls))
-        except BaseException:
+        except BaseException:  # cancelled while starting, too: no listener and no child may be left
             await self.stop()
             raise
         parts.folder.start()
@@ -134,8 +133,7 @@ async def run(settings: Settings) -> None:
         log.info("portero has stopped")
     finally:
         await app.stop()
-        with contextlib.suppress(NotImplementedError):
-            loop.remove_signal_handler(signal.SIGHUP)
+        loop.remove_signal_handler(signal.SIGHUP)
 
 
 async def _bound(setting: str, address: tuple[str, int], starting: Awaitable[tuple[str, int]]) -> tuple[str, int]:
