@@ -29,6 +29,8 @@ MAX_GROUP_CHARS: Final = 256
 MAX_EMAIL_CHARS: Final = 254
 """RFC 5321 section 4.5.3.1.3, less the brackets."""
 MAX_AUDIENCES: Final = 100
+MAX_NAME_CHARS: Final = 128
+"""Of the name shown to its bearer."""
 
 _INVALID: Final = "invalid_token"
 
@@ -88,7 +90,7 @@ def judge_claims(
         return refusal
     if isinstance(provider, ServiceAccountSpec):
         return _account(claims, provider, issuer)
-    return _person(claims, provider, tenant)
+    return person(claims, provider, tenant, float(claims["exp"]))
 
 
 def not_before(claims: dict[str, Any], provider: ProviderSpec | ServiceAccountSpec) -> float:
@@ -153,7 +155,16 @@ def _account(claims: dict[str, Any], account: ServiceAccountSpec, issuer: str) -
     )
 
 
-def _person(claims: dict[str, Any], provider: ProviderSpec, tenant: str) -> Principal | Challenge | Deny:
+def person(
+    claims: dict[str, Any], provider: ProviderSpec, tenant: str, expires_at: float
+) -> Principal | Challenge | Deny:
+    """
+    Whom claims name that are known to be the provider's and meant for us; 403 when for other tenants only.
+
+    Args:
+        claims: of an access token, or what a login came to (ID token and userinfo).
+        expires_at: until when they may be used, Unix seconds.
+    """
     sub = claims.get("sub")
     if not isinstance(sub, str) or not 0 < len(sub) <= MAX_SUB_CHARS or not sub.isprintable():
         return _NO_SUBJECT
@@ -162,15 +173,21 @@ def _person(claims: dict[str, Any], provider: ProviderSpec, tenant: str) -> Prin
         if tenant not in tenants:
             return Deny(Reason.TENANT_MISMATCH, detail="the token is not for this tenant", tenant=tenant)
     groups = groups_of(claims, provider, tenant)
-    return Principal(
+    principal = Principal(
         provider.name,
         sub,
         groups=groups or frozenset(),
         has_unknown_groups=groups is None,
         email=_email(claims, provider),
         claims=claims,
-        expires_at=float(claims["exp"]),
+        expires_at=expires_at,
     )
+    principal.issuer = provider.issuer
+    sid, name, issued_at = claims.get("sid"), _at(claims, provider.name_claim), claims.get("iat")
+    principal.sid = sid if isinstance(sid, str) else None
+    principal.name = name[:MAX_NAME_CHARS] if isinstance(name, str) and name.isprintable() else None
+    principal.issued_at = float(issued_at) if _is_instant(issued_at) else 0.0
+    return principal
 
 
 def tenants_of(claims: dict[str, Any], tenant_claim: str) -> frozenset[str]:
@@ -274,5 +291,6 @@ __all__ = [
     "judge_claims",
     "may_heal",
     "not_before",
+    "person",
     "tenants_of",
 ]

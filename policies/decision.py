@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from policies.principal import Principal
-    from policies.tables import Place
+    from policies.tables import Place, TenantTable
 
 
 class Reason(StrEnum):
@@ -152,7 +152,16 @@ class Answer:
     tenant: str | None = None
 
 
-Decision = Allow | Challenge | Deny | Answer
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One of Portero's own pages (``/.portero/...``): nothing of the platform is reached. Served by ``pages``."""
+
+    tenant: TenantTable
+    name: str
+    """Of ``tenancy.PAGES``."""
+
+
+Decision = Allow | Challenge | Deny | Answer | Page
 Refusal = Challenge | Deny
 
 

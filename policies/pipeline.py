@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from policies.decision import Allow, Answer, Challenge, Decision, Deny, LimitState, Reason, Refusal
 from policies.limits import Check, Spent, checks_for
+from policies.origin import refuse_cross_origin
 from policies.principal import Principal, anonymous
 from policies.rbac import Granted, may
 from policies.request import AccessRequest
@@ -59,6 +60,8 @@ def judge(request: AccessRequest, policies: PolicySet, now: float) -> Generator[
 
     shadowed: tuple[Deny, ...] = ()
     principal = yield _new(Identify, (place, request))
+    if isinstance(principal, Principal) and (principal.is_by_cookie or principal.only_function is not None):
+        principal = _confined(principal, place, request)
     if not isinstance(principal, Principal):
         refused = _refused(principal, place)
         if not _is_unidentified(refused, place):
@@ -69,7 +72,7 @@ def judge(request: AccessRequest, policies: PolicySet, now: float) -> Generator[
     verdict = may(place, principal, request, "invoke", now)
     if not isinstance(verdict, Granted):
         if not _is_shadowed(verdict, place):
-            return verdict
+            return _session_over(verdict) if principal.is_session_over else verdict
         shadowed += (_as_deny(verdict),)
 
     length = request.content_length
@@ -110,6 +113,8 @@ def judge(request: AccessRequest, policies: PolicySet, now: float) -> Generator[
 def judge_again(request: AccessRequest, place: Place, now: float) -> Generator[Need, Any, Principal | Refusal]:
     """Questions 2 and 3 of a request that was held: a token may have expired, a policy changed meanwhile."""
     principal = yield Identify(place, request)
+    if isinstance(principal, Principal) and (principal.is_by_cookie or principal.only_function is not None):
+        principal = _confined(principal, place, request)
     if not isinstance(principal, Principal):
         refused = _refused(principal, place)
         if not _is_unidentified(refused, place):
@@ -118,7 +123,26 @@ def judge_again(request: AccessRequest, place: Place, now: float) -> Generator[N
     verdict = may(place, principal, request, "invoke", now)
     if isinstance(verdict, Granted) or _is_shadowed(verdict, place):
         return principal
-    return verdict
+    return _session_over(verdict) if principal.is_session_over else verdict
+
+
+def _confined(principal: Principal, place: Place, request: AccessRequest) -> Principal | Refusal:
+    """What a credential is good for beyond whom it names: a session for our own pages, a token for one function."""
+    if principal.only_function is not None and principal.only_function != place.function:
+        return Challenge(
+            Reason.CREDENTIAL_INVALID, "invalid_token", "the token is for another function", place.tenant.name
+        )
+    if principal.is_by_cookie:
+        listed = place.route.cors_origins if place.route is not None else frozenset()
+        return refuse_cross_origin(request, place.tenant.name, listed) or principal
+    return principal
+
+
+def _session_over(refusal: Refusal) -> Refusal:
+    """A browser that brought an ended session is told so, instead of that it brought nothing."""
+    if refusal.reason is Reason.CREDENTIAL_MISSING:
+        return replace(refusal, reason=Reason.SESSION_EXPIRED, detail="the session is over; log in again")
+    return refusal
 
 
 def _is_unidentified(refused: Refusal, place: Place) -> bool:

@@ -7,10 +7,20 @@ Source: OpenID Connect Core 1.0 section 5.7 (only iss and sub together identify 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 ANONYMOUS_PROVIDER: Final = "anonymous"
 SERVICE_ACCOUNT_PROVIDER: Final = "service-account"
+API_KEY_PROVIDER: Final = "api-key"
+
+
+class Confirmation(NamedTuple):
+    """What a token is bound to (``cnf``, RFC 7800): whoever shows it must prove to have the key."""
+
+    jkt: str | None = None
+    """Base64url SHA-256 thumbprint of a JWK (RFC 9449 section 6.1)."""
+    x5t: str | None = None
+    """Base64url SHA-256 of a certificate (``x5t#S256``, RFC 8705 section 3.1)."""
 
 
 class Principal:
@@ -22,15 +32,26 @@ class Principal:
     """
 
     __slots__ = (
+        "assertion_block",
         "claims",
+        "confirmation",
         "email",
         "expires_at",
         "groups",
         "has_unknown_groups",
         "inject_block",
+        "is_by_cookie",
+        "is_session_over",
+        "issued_at",
+        "issuer",
+        "name",
+        "only_function",
         "provider",
         "role_mask",
         "role_table",
+        "session_id",
+        "set_cookie",
+        "sid",
         "sub",
         "subject",
     )
@@ -58,6 +79,27 @@ class Principal:
         self.claims: Mapping[str, Any] = claims if claims is not None else {}
         self.expires_at = expires_at
         """Unix seconds; None for anonymous."""
+        self.issuer: str | None = None
+        """Of the provider, for revocation; None for callers that no provider vouches for."""
+        self.sid: str | None = None
+        """The provider's session (OpenID Connect Back-Channel Logout 1.0 section 2.1)."""
+        self.issued_at = 0.0
+        """When the identity was established, Unix seconds: a logout ends what was established before it."""
+        self.name: str | None = None
+        """To show to the caller; never judged."""
+        self.confirmation: Confirmation | None = None
+        self.only_function: str | None = None
+        """The one function of the tenant that the token was given out for; None: any."""
+        self.session_id: str | None = None
+        """Of Portero's own session."""
+        self.is_by_cookie = False
+        """A browser sends the credential by itself, whoever made it send the request: the cross-origin rule holds."""
+        self.is_session_over = False
+        """Nobody, but the browser brought a session that has ended: it is told so, and public functions stay public."""
+        self.set_cookie = b""
+        """``Set-Cookie`` lines that the answer carries; empty for almost every request."""
+        self.assertion_block: dict[str, tuple[float, bytes]] | None = None
+        """Function -> until when, and the signed lines for it (``authproxy.identity.assertion``)."""
         self.role_table: object = None
         self.role_mask = 0
         self.inject_block: tuple[str, bytes] | None = None

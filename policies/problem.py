@@ -70,6 +70,7 @@ STATUS: Final[Mapping[Reason, int]] = MappingProxyType({reason: words[0] for rea
 """Reason -> status. The one exception: ``head-too-large`` is 414 when the target was too large (``Deny.part``)."""
 
 _URI_TOO_LONG: Final = 414
+_FOUND: Final = 302
 _MAX_DETAIL_CHARS: Final = 400
 _RETRY_AFTER_S: Final = {
     Reason.DRAINING: 1,
@@ -156,6 +157,23 @@ def problem(refusal: Challenge | Deny, request_id: str, *, accepts_html: bool = 
         request_id=escape(request_id),
     )
     return Problem(status, tuple(fields), page.encode("utf-8", "replace"), reason, members)
+
+
+def login_redirect(refusal: Challenge | Deny, location: str, request_id: str) -> Problem:
+    """
+    A browser's navigation goes to the login instead of the 401 that everything else gets (``navigation.py``).
+
+    Args:
+        location: relative to our host, printable ASCII.
+    """
+    fields = (
+        ("Location", _field_value(location)),
+        ("Cache-Control", "no-store"),
+        ("Referrer-Policy", "no-referrer"),
+        ("X-Portero-Reason", refusal.reason.value),
+        ("X-Request-Id", _field_value(request_id)),
+    )
+    return Problem(_FOUND, fields, b"", refusal.reason)
 
 
 def field_block(fields: Iterable[tuple[str, str]]) -> bytes:

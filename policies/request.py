@@ -98,6 +98,8 @@ class Head(NamedTuple):
     """``http`` or ``https``, of the connection itself."""
     server_name: str | None = None
     """SNI of the TLS connection, None without TLS or without SNI."""
+    certificate: bytes | None = None
+    """SHA-256 of the client's certificate (DER) that the TLS connection was made with; None without one."""
 
 
 class AccessRequest(NamedTuple):
@@ -144,6 +146,24 @@ class AccessRequest(NamedTuple):
     """May be sent again after a lost connection although its method is not idempotent."""
     credential_digest: bytes | None = None
     """SHA-256 of ``authorization``: what caches know a credential by. Only ``read_head`` sets it."""
+    port: int | None = None
+    """Of the Host field; None when it names none."""
+    dpop: bytes | None = None
+    """The DPoP proof (RFC 9449), visible ASCII; it may stand once."""
+    certificate: bytes | None = None
+    """SHA-256 of the client's certificate: the connection's, or as a trusted peer says (RFC 9440)."""
+
+    @property
+    def authority(self) -> str:
+        """Host with port, as the client addressed us; the port of the scheme is left out."""
+        if self.port is None or self.port == (443 if self.scheme == "https" else 80):
+            return self.host
+        return f"{self.host}:{self.port}"
+
+    @property
+    def own_origin(self) -> str:
+        """The origin that this request's host is (RFC 6454)."""
+        return f"{self.scheme}://{self.authority}"
 
     @property
     def has_body(self) -> bool:

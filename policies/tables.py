@@ -87,6 +87,8 @@ class FunctionSpec:
     allows_encoded_slash: bool = False
     forwards_credentials: bool = False
     direct_url: str | None = None
+    has_assertion: bool = True
+    """Requests bring ``X-Portero-Assertion`` when Portero has signing keys."""
 
 
 class RoutePart(NamedTuple):
@@ -116,6 +118,73 @@ class RouteSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientSpec:
+    """How Portero shows a provider who it is: the tenant's client there (RFC 6749 section 2.3, RFC 7523)."""
+
+    client_id: str
+    auth: Literal["none", "client_secret_basic", "client_secret_post", "private_key_jwt"]
+    secret: str | None
+    """Name under ``--secrets DIR/<tenant>/`` of the client secret, or of the private key (PEM) of private_key_jwt."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoginSpec:
+    """Login in the browser: authorization code with PKCE."""
+
+    client: ClientSpec
+    scopes: tuple[str, ...]
+    """With ``openid``."""
+    title: str
+    """What the page calls the provider when there are several."""
+    pushes: Literal["auto", "require", "never"] = "auto"
+    """Pushed authorization requests (RFC 9126); ``auto``: where the provider offers them."""
+
+
+@dataclass(frozen=True, slots=True)
+class IntrospectionSpec:
+    """Opaque tokens of the provider are asked about (RFC 7662)."""
+
+    client: ClientSpec
+    max_age_s: float = 60.0
+    """How long an active answer is used; never beyond the token's own ``exp``."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupsSpec:
+    """Where a caller's groups come from and how they are written."""
+
+    source: Literal["id_token", "access_token", "userinfo"] = "id_token"
+    """Of a login. A bearer token's groups are its own, or userinfo's. Overage is always answered by userinfo."""
+    form: Literal["names", "object_ids", "distinguished_names"] = "names"
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Group as the provider writes it, normalised -> name in bindings."""
+    drops_unnamed: bool = False
+    """Groups without a name in ``names`` are nobody's."""
+    max_age_s: float = 900.0
+    """After that they are fetched again."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionsSpec:
+    """A tenant's sessions in the browser. Seconds."""
+
+    store: Literal["cookie", "redis"] = "cookie"
+    idle_s: float = 3600.0
+    absolute_s: float = 12 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKeySpec:
+    """A caller that shows a key of Portero's own. Digests of its keys stand in ``--secrets DIR/<tenant>/api-keys``."""
+
+    name: str
+    groups: frozenset[str]
+    expires_at: float | None
+    """Unix seconds; None: until it is revoked."""
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
 class ProviderSpec:
     """One OpenID Provider of one tenant. No defaults where security depends on it."""
 
@@ -134,8 +203,14 @@ class ProviderSpec:
     allowed_private_hosts: frozenset[str]
     """Hosts that may resolve to private addresses (AP-R43)."""
     max_token_lifetime_s: float
-    login: Mapping[str, Any] | None
+    login: LoginSpec | None
     where: str
+    introspection: IntrospectionSpec | None = None
+    groups: GroupsSpec = GroupsSpec()
+    endpoints: Mapping[str, str] = field(default_factory=dict)
+    """Addresses that are not what discovery says, by its names (``token_endpoint`` ...); may be on another site."""
+    requires_bound_tokens: bool = False
+    """Only tokens bound to a key or certificate (``cnf``) are taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +307,10 @@ class TenantTable:
     hosts: tuple[str, ...]
     where: str
     providers_by_issuer: Mapping[str, ProviderSpec] = field(default_factory=dict)
+    sessions: SessionsSpec = SessionsSpec()
+    api_keys: tuple[ApiKeySpec, ...] = ()
+    token_lifetime_s: float = 300.0
+    """Of tokens that ``/.portero/token`` gives out."""
     limit_checks: dict[Any, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
     """``limits.py``'s memo: (function, caller, address) -> what is counted. Callers choose the keys: bounded."""
 
@@ -348,6 +427,8 @@ class PolicySet:
     backends: Mapping[str, BackendSpec]
     trusted_peers: tuple[str, ...]
     """CIDRs that may speak X-Forwarded-*."""
+    believes_client_certificates: bool = False
+    """Trusted peers may also say which certificate the client has shown them (``Client-Cert``, RFC 9440)."""
     rule_count: int = 0
     places: dict[str, dict[tuple[str, str], Place]] = field(default_factory=dict, init=False, compare=False, repr=False)
     """

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from policies.decision import Answer, Deny, Reason
+from policies.decision import Answer, Deny, Page, Reason
 from policies.request import AccessRequest
 from policies.routes import (
     RESERVED_SEGMENTS,
@@ -28,6 +28,7 @@ from policies.tables import FunctionSpec, FunctionTable, Pattern, Place, PolicyS
 from policies.target import Target, encode_path
 
 __all__ = [
+    "PAGES",
     "RESERVED_SEGMENTS",
     "build_function_table",
     "build_route_table",
@@ -39,11 +40,14 @@ __all__ = [
     "tenant_of",
 ]
 
+PAGES: Final = frozenset({"login", "callback", "logout", "whoami", "token", "jwks.json", "backchannel-logout"})
+"""Portero's own pages under ``/.portero/``; each judges its own methods and callers."""
 MAX_FUNCTION_CHARS: Final = 128
 _PLACES_A_TENANT: Final = 4096
 """Places remembered; with paths of at most ``_MEMO_PATH_CHARS`` about 3 MiB a tenant that is being scanned."""
 _MEMO_PATH_CHARS: Final = 256
 _SPECS_A_TENANT: Final = 4096
+_OUR_PAGES: Final = "/.portero/"
 _PREFLIGHT_MAX_AGE_S: Final = 600
 """How long a browser may remember a preflight (Chromium caps at 7200, Firefox at 86400)."""
 _NAME_CHARS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
@@ -54,9 +58,10 @@ _TENANT_UNKNOWN: Final = Deny(Reason.TENANT_UNKNOWN, "no tenant is served under 
 """One constant: what a stranger learns is the same for every host that is not served."""
 
 
-def resolve(request: AccessRequest, policies: PolicySet) -> Place | Deny | Answer:
+def resolve(request: AccessRequest, policies: PolicySet) -> Place | Deny | Answer | Page:
     """
-    Answer question 1. Pure but for the memo of the policy set; an ``Answer`` is a CORS preflight.
+    Answer question 1. Pure but for the memo of the policy set; an ``Answer`` is a CORS preflight, a ``Page`` one of
+    Portero's own pages, which belong to every tenant.
 
     The usual request takes three dict probes. Never raises.
     """
@@ -73,6 +78,9 @@ def resolve(request: AccessRequest, policies: PolicySet) -> Place | Deny | Answe
             return answer
 
     target = request.target
+    if target.path.startswith(_OUR_PAGES):
+        page = target.path.removeprefix(_OUR_PAGES)
+        return Page(tenant, page) if page in PAGES else _route_unknown(tenant)
     key = (request.method, target.path)
     places = policies.places.get(tenant.name)
     place = None if places is None else places.get(key)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from authproxy.gate.live import LiveExchange
-from policies.decision import Allow, Decision, Problem
+from policies.decision import Allow, Decision, Page, Problem, Reason
 from policies.pipeline import Need
 from policies.request import AccessRequest, Head
 
@@ -102,6 +102,34 @@ class DirectAnswer:
 
 
 @dataclass(slots=True)
+class PageCall:
+    """One of Portero's own pages is asked for; the edge reads the body and has ``authproxy.pages`` answer it."""
+
+    case: Case
+    page: Page
+
+    @property
+    def request(self) -> AccessRequest:
+        """Raises: RuntimeError for a call that no gate made."""
+        if self.case.request is None:
+            raise RuntimeError("a page call without a request")
+        return self.case.request
+
+
+class PageAnswer(NamedTuple):
+    """What one of Portero's own pages answers; written by the edge, counted and audited by the gate."""
+
+    status: int
+    fields: tuple[tuple[str, str], ...]
+    """With ``Content-Type`` and ``Cache-Control``; not ``X-Request-Id``, which the gate adds."""
+    body: bytes = b""
+    reason: Reason | None = None
+    """When it refuses, in a form of its own (RFC 6749 section 5.2, Back-Channel Logout section 2.8)."""
+    subject: str | None = None
+    """For the audit: who was found to be asking, logging in or out."""
+
+
+@dataclass(slots=True)
 class Case:
     """One request while it is judged: what the gate, the recorder and a held request need to know of it."""
 
@@ -129,4 +157,4 @@ class Undecided:
     need: Need
 
 
-Verdict = Passed | Refused | DirectAnswer
+Verdict = Passed | Refused | DirectAnswer | PageCall

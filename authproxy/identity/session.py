@@ -1,0 +1,66 @@
+"""
+What a session is: who logged in, until when that is known, and what is needed to know it again. Values only.
+
+A session is made by a login and never extended into another one: each login makes a new id and a new secret (AP-R5).
+Refreshing makes a further *version* of the same session. Refuses to know cookies, stores and providers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What a provider's token endpoint came to, verified: of a login or of a refresh."""
+
+    issuer: str
+    sub: str
+    sid: str | None
+    """The provider's session, when the ID token names it."""
+    claims: Mapping[str, Any]
+    """Of ID token, access token and userinfo as ``GroupsSpec.source`` says: what ``policies.claims.person`` reads."""
+    id_token: str | None
+    """For ``id_token_hint``; a refresh may bring none (OpenID Connect Core section 12.2)."""
+    access_token: str | None
+    """Kept only where userinfo has to be asked again."""
+    refresh_token: str | None
+    """None: the provider gives none, or (of a refresh) the old one stays in use."""
+    expires_at: float
+    """Of the access token, or of the ID token where the provider says nothing of the former; Unix seconds."""
+    fetched_at: float
+    """When the claims were had, Unix seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One version of one session of one tenant. Instants are Unix seconds."""
+
+    id: str
+    """128 random bits, base64url; new at each login."""
+    secret: bytes
+    """32 random bytes, known only to who holds the cookie: seals what is kept of the session elsewhere."""
+    version: int
+    """Grows by one with each refresh; the first is 1."""
+    tenant: str
+    provider: str
+    """Name of the provider in the tenant's policy."""
+    issuer: str
+    sub: str
+    sid: str | None
+    claims: Mapping[str, Any]
+    created_at: float
+    """Of the login: ``absolute_s`` counts from here, and a logout ends what was created before it."""
+    seen_at: float
+    """``idle_s`` counts from here; written anew only now and then."""
+    fresh_until: float
+    """From then on the claims have to be fetched again (access token expired, or groups too old)."""
+    id_token: str | None
+    access_token: str | None
+    refresh_token: str | None
+
+
+class GrantInvalid(Exception):
+    """The provider refuses the refresh token for good (``invalid_grant``, RFC 6749 section 5.2): the login is over."""
