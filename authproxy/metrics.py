@@ -186,6 +186,7 @@ class Metrics:
         self._declare_cold_starts()
         self._declare_connections()
         self._declare_stores()
+        self._declare_identity()
         self._declare_policy()
         if version:
             self.build_info.set_only((version,))
@@ -246,6 +247,24 @@ class Metrics:
             "jwks_fetches_total", "Fetches of signing keys.", ("tenant", "provider", "outcome")
         )
         self.token_cache_total = Counter("token_cache_total", "Look-ups in the token cache.", ("outcome",))
+
+    def _declare_identity(self) -> None:
+        outcome = ("tenant", "outcome")
+        self.logins_total = Counter("logins_total", "Logins by how they ended.", ("tenant", "provider", "outcome"))
+        self.logouts_total = Counter("logouts_total", "Logouts by who asked for them.", ("tenant", "kind"))
+        self.sessions_total = Counter("sessions_total", "Sessions begun, ended and refused.", outcome)
+        self.session_refreshes_total = Counter("session_refreshes_total", "Refreshes of sessions.", outcome)
+        self.revocations_total = Counter("revocations_total", "Logouts that this replica came to know.", ("kind",))
+        self.revocations_is_behind = Gauge(
+            "revocations_is_behind", "1 while logouts at other replicas cannot be read from the store."
+        )
+        self.introspections_total = Counter(
+            "introspections_total", "Opaque tokens asked about or known.", ("tenant", "provider", "outcome")
+        )
+        self.provider_requests_total = Counter(
+            "provider_requests_total", "Requests to providers.", ("tenant", "provider", "endpoint", "outcome")
+        )
+        self.tokens_exchanged_total = Counter("tokens_exchanged_total", "Token exchanges.", outcome)
 
     def _declare_policy(self) -> None:
         self.policy_last_reload_successful = Gauge(

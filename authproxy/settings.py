@@ -65,6 +65,11 @@ class Settings(BaseModel):
 
     policies: Path = Field(description="Folder of the policy files (platform.yaml and one file a tenant).")
     secrets: Path | None = Field(None, description="Folder of secrets: platform/NAME and TENANT/NAME, one file each.")
+    keys: Path | None = Field(
+        None,
+        description="Folder of Portero's own keys, for sessions and for what it signs (portero keys new DIR); "
+        "without it sessions end with the process and nothing is signed.",
+    )
     listen: HostPort = Field(("127.0.0.1", 8088), description="Address of the public listener.")
     admin: HostPort = Field(
         ("127.0.0.1", 8089), description="Address of the admin listener: health, metrics, policy status, explain."
@@ -76,9 +81,15 @@ class Settings(BaseModel):
         None, description="Certificate chain (PEM) of the public listener; reloaded when it changes."
     )
     tls_key: Path | None = Field(None, description="Private key (PEM) of the public listener.")
+    tls_client_ca: Path | None = Field(
+        None,
+        description="Certificates (PEM) that client certificates are verified with; clients may then show one, "
+        "and tokens bound to it are taken.",
+    )
     redis: Annotated[str | None, BeforeValidator(_redis_url)] = Field(
         None,
-        description="Redis where several replicas share limits, such as redis://127.0.0.1:6379/0; without it, memory.",
+        description="Redis where several replicas share limits, sessions and logouts, such as redis://127.0.0.1:6379/0; "
+        "without it, memory.",
     )
     redis_cluster: bool = Field(default=False, description="The Redis is a cluster: one command per hash slot.")
     redis_password: Path | None = Field(None, description="File with the password for Redis.")
@@ -110,6 +121,8 @@ class Settings(BaseModel):
     def _together(self) -> Settings:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key go together: give both or neither")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("tls_client_ca without tls_cert and tls_key: a client can show a certificate over TLS only")
         if self.redis_password is not None and self.redis is None:
             raise ValueError("redis_password without redis: say which Redis it is for")
         return self

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from authproxy.audit import get_logger
 from authproxy.edges.exchange import PublicExchange
-from authproxy.gate.verdict import DirectAnswer, Passed, Refused, Undecided, Verdict
+from authproxy.gate.verdict import DirectAnswer, PageAnswer, PageCall, Passed, Refused, Undecided, Verdict
 from authproxy.upstream.connection import Connection
-from authproxy.upstream.exchange import ClientGone
+from authproxy.upstream.exchange import BodyMalformed, BodyStalled, ClientGone
 from authproxy.upstream.failures import ForwardFailed
 from authproxy.upstream.forward import forward, relay_now, send_now
 from authproxy.upstream.framing import STATUS_LINES, may_repeat
 from authproxy.upstream.pool import Pool
 from authproxy.upstream.tunnel import tunnel
-from policies.decision import Deny, Reason
+from policies.decision import Deny, Reason, Refusal
 from policies.request import Head, HeadMemo
 
 if TYPE_CHECKING:
@@ -74,12 +74,36 @@ class Judge(Protocol):
 
     def refuse_unread(self, reason: Reason, detail: str, peer: str) -> Refused: ...
 
+    def page_answered(self, call: PageCall, answer: PageAnswer) -> PageAnswer: ...
+
+    def page_refused(self, call: PageCall, refusal: Refusal) -> Refused: ...
+
+    def page_failed(self, call: PageCall) -> Refused: ...
+
+
+class OwnPages(Protocol):
+    """What the edge needs of ``authproxy.pages.pages.Pages``."""
+
+    max_body_bytes: int
+
+    async def answer(self, call: PageCall, body: bytes) -> PageAnswer | Refusal: ...
+
+
+class _NoPages:
+    """An edge without own pages: there are none."""
+
+    max_body_bytes = 0
+
+    async def answer(self, call: PageCall, _body: bytes) -> PageAnswer | Refusal:
+        return Deny(Reason.ROUTE_UNKNOWN, tenant=call.page.tenant.name)
+
 
 class Delivery:
     """Serves the requests of one edge: ``..._now`` without waiting, ``serve`` where something has to be waited for."""
 
-    def __init__(self, gate: Judge, pool: Pool) -> None:
+    def __init__(self, gate: Judge, pool: Pool, pages: OwnPages | None = None) -> None:
         self._gate = gate
+        self._pages: OwnPages = pages if pages is not None else _NoPages()
         self._pool = pool
         self._outbox = pool.outbox
         self._log = get_logger("edge")
@@ -120,7 +144,7 @@ class Delivery:
         verdict = exchange.verdict
         try:
             if type(verdict) is not Passed:
-                return verdict is not None and type(verdict) is not Undecided and self._answer(verdict, exchange)
+                return verdict is not None and self._answer(verdict, exchange)
             self._enter(verdict, exchange)
             if verdict.request.is_websocket:
                 return False
@@ -177,6 +201,8 @@ class Delivery:
             self._pool.give_back(connection)
         if type(exchange.verdict) is Undecided:
             self._gate.abandon(exchange.verdict)
+        elif type(exchange.verdict) is PageCall:
+            self._gate.page_refused(exchange.verdict, Deny(Reason.CLIENT_GONE))
         self._end(exchange, Reason.CLIENT_GONE)
 
     async def serve(self, exchange: PublicExchange, connection: ClientConnection) -> None:
@@ -187,6 +213,9 @@ class Delivery:
             verdict = self._gate.decide_now(exchange.head, connection.memo)
         if type(verdict) is Undecided:
             verdict = await self._gate.decide(verdict)
+        if type(verdict) is PageCall:
+            await self._serve_page(verdict, exchange)
+            return
         if type(verdict) is not Passed:
             self._answer(verdict, exchange)
             return
@@ -210,6 +239,43 @@ class Delivery:
             failure = self._broke(exchange)
         finally:
             self._end(exchange, failure)
+
+    async def _serve_page(self, call: PageCall, exchange: PublicExchange) -> None:
+        """One of Portero's own pages: read the body, ask ``pages``, write the answer. Nothing reaches the platform."""
+        answer: PageAnswer | Refusal
+        try:
+            body = await self._read_body(exchange)
+            answer = body if isinstance(body, Deny) else await self._pages.answer(call, body)
+        except (ClientGone, asyncio.CancelledError) as gone:
+            self._gate.page_refused(call, Deny(Reason.CLIENT_GONE))
+            exchange.abort()
+            if isinstance(gone, asyncio.CancelledError):
+                raise
+            return
+        except Exception:  # noqa: BLE001  # contained: told to the log, not to the client (AP-R52)
+            self._refuse(self._gate.page_failed(call), exchange)
+            return
+        if isinstance(answer, PageAnswer):
+            written = self._gate.page_answered(call, answer)
+            exchange.refuse(written.status, written.fields, written.body)
+        else:
+            self._refuse(self._gate.page_refused(call, answer), exchange)
+
+    async def _read_body(self, exchange: PublicExchange) -> bytes | Deny:
+        """The whole body, or why it is not taken. Raises: ClientGone."""
+        most = self._pages.max_body_bytes
+        try:
+            await exchange.send_continue()
+            body = b""
+            while piece := await exchange.read():
+                body += piece
+                if len(body) > most:
+                    return Deny(Reason.BODY_TOO_LARGE, f"this page takes at most {most} bytes")
+        except BodyMalformed:
+            return Deny(Reason.BODY_MALFORMED)
+        except BodyStalled:
+            return Deny(Reason.REQUEST_TIMEOUT, "the request's body did not arrive in time")
+        return body
 
     async def _forward(self, passed: Passed, exchange: PublicExchange, sent: Connection | None) -> Reason | None:
         """
@@ -259,6 +325,9 @@ class Delivery:
                 self._log.exception("finishing a request failed", request_id=passed.request_id)
 
     def _answer(self, verdict: Verdict | Undecided, exchange: PublicExchange) -> bool:
+        """Answer what can be answered at once; False: it has to be waited for."""
+        if type(verdict) is PageCall or type(verdict) is Undecided:
+            return False
         if type(verdict) is Refused:
             self._refuse(verdict, exchange)
         elif type(verdict) is DirectAnswer:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from authproxy.audit import get_logger
-from authproxy.edges.delivery import Delivery, Judge
+from authproxy.edges.delivery import Delivery, Judge, OwnPages
 from authproxy.edges.protocol import ClientConnection, ClientServer
 from authproxy.edges.tls import TlsFiles
 from authproxy.metrics import Metrics
@@ -31,6 +31,7 @@ class PublicEdge:
     Args:
         gate: judges each request.
         pool: connections to functions; not closed by the edge.
+        pages: Portero's own pages; None: there are none.
         keepalive_s: seconds a connection may be without a request.
         head_timeout_s: seconds from the first byte of a head to its end.
         body_timeout_s: seconds between two pieces of a request body.
@@ -45,6 +46,7 @@ class PublicEdge:
         gate: Judge,
         pool: Pool,
         *,
+        pages: OwnPages | None = None,
         metrics: Metrics | None = None,
         keepalive_s: float = 75.0,
         head_timeout_s: float = 15.0,
@@ -53,7 +55,7 @@ class PublicEdge:
         max_connections: int = 8192,
         read_buffer_bytes: int = 128 * 1024,
     ) -> None:
-        self.delivery = Delivery(gate, pool)
+        self.delivery = Delivery(gate, pool, pages)
         self.outbox = pool.outbox
         self.keepalive_s = keepalive_s
         self.head_timeout_s = head_timeout_s

@@ -12,6 +12,7 @@ Longer than other modules: everything a request can meet between its head and it
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Generator
 from dataclasses import replace
@@ -24,19 +25,20 @@ from authproxy.gate.identify import Identifier
 from authproxy.gate.live import LiveRegistry
 from authproxy.gate.names import new_request_id
 from authproxy.gate.record import Recorder
-from authproxy.gate.verdict import Case, DirectAnswer, Passed, Refused, Undecided, Verdict
+from authproxy.gate.verdict import Case, DirectAnswer, PageAnswer, PageCall, Passed, Refused, Undecided, Verdict
 from authproxy.limits.concurrency import ConcurrencyLimits, Lease
 from authproxy.limits.store import LimitStore
 from authproxy.policy_folder import PolicyFolder
 from authproxy.upstream.departure import Destination
-from policies.decision import Allow, Answer, Decision, Deny, Reason, Refusal
+from policies.decision import Allow, Answer, Challenge, Decision, Deny, Page, Problem, Reason, Refusal
 from policies.limits import Parallel, concurrency_for
+from policies.navigation import login_location
 from policies.pipeline import Identify, Need, Ready, Spend, Spent, judge, judge_again
 from policies.principal import Principal
-from policies.problem import problem
+from policies.problem import login_redirect, problem
 from policies.request import AccessRequest, Head, HeadMemo, TrustedPeers, read_head
 from policies.tables import Place, PolicySet
-from policies.tenancy import resolve
+from policies.tenancy import resolve, tenant_of
 from policies.upstream_identity import answer_block, request_block
 
 Judging = Generator[Need, Any, Decision]
@@ -64,6 +66,7 @@ class Gate:
         backends: Backends,
         recorder: Recorder,
         live: LiveRegistry,
+        assertion: Callable[[Place, Principal, float], bytes] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.edge = edge
@@ -76,6 +79,8 @@ class Gate:
         self._activator = activator
         self._backends = backends
         self._recorder = recorder
+        self._assert = assertion
+        """Signs ``X-Portero-Assertion`` for one function; None: there are no keys to sign with."""
         self._clock = clock
         self._trusted = TrustedPeers(folder.active.trusted_peers)
         self._is_draining = False
@@ -214,7 +219,7 @@ class Gate:
 
     async def _judge_again(self, request: AccessRequest) -> Principal | Refusal:
         place = resolve(request, self._folder.active)
-        if isinstance(place, Answer):
+        if isinstance(place, Answer | Page):
             return Deny(Reason.INTERNAL_ERROR)
         if not isinstance(place, Place):
             return place
@@ -246,6 +251,8 @@ class Gate:
             self._recorder.answered(decision, case, self._clock())
             fields = (*decision.fields, ("X-Request-Id", case.request_id))
             return DirectAnswer(decision.status, fields, case.request_id)
+        if isinstance(decision, Page):
+            return PageCall(case, decision)
         return self._refuse(decision, case)
 
     def _pass(self, allow: Allow, case: Case) -> Passed | Deny:
@@ -253,14 +260,16 @@ class Gate:
         place, principal, request, request_id = allow.place, allow.principal, case.request, case.request_id
         if request is None:
             return Deny(Reason.INTERNAL_ERROR)
-        if case.policies is not self._folder.active and not self._may_go_on(request):
+        if case.policies is not self._folder.active and not self.judge_again_now(request):
             # Swapped while it waited: what runs was judged again then, and nobody would do so with this one.
             return Deny(Reason.POLICY_UNAVAILABLE, retry_after_s=1, tenant=place.tenant.name)
         destination = self._destination(place, request)
         if isinstance(destination, Deny):
             return destination
         leaving = request_block(request, place, principal, request_id, destination.target, destination.host)
-        coming = answer_block(place, request, request_id, allow.limits)
+        if self._assert is not None and place.spec.has_assertion and not principal.is_anonymous:
+            leaving += self._assert(place, principal, case.started_at)
+        coming = answer_block(place, request, request_id, allow.limits) + principal.set_cookie
         lease: Lease | None = None
         if limits := concurrency_for(place, principal, request):
             taken = self._concurrency.take(limits)
@@ -271,7 +280,7 @@ class Gate:
                 if "limits" not in place.tenant.shadow:
                     return refusal
                 allow = allow._replace(shadowed=(*allow.shadowed, refusal))
-        passed = Passed(case, request, allow, destination, leaving, coming, lease, self._may_go_on)
+        passed = Passed(case, request, allow, destination, leaving, coming, lease, self)
         self.live.enter(passed)
         return passed
 
@@ -284,21 +293,28 @@ class Gate:
             return replace(destination, tenant=place.tenant.name)
         return destination
 
-    def _may_go_on(self, request: AccessRequest) -> bool:
-        """Judge a running exchange again under the active policies, without waiting: what cannot be known ends it."""
+    def judge_again_now(self, request: AccessRequest) -> float | None:
+        """
+        Until when a running exchange may go on under the active policies, Unix seconds; 0.0: no longer; None: somebody
+        has to be asked.
+        """
         place = resolve(request, self._folder.active)
         if not isinstance(place, Place):
-            return False
+            return 0.0
         judging = judge_again(request, place, self._clock())
         try:
             need = next(judging)
             while True:
                 answer = self._answer_now(need, self._clock())
                 if answer is _WAIT:
-                    return False
+                    return None
                 need = judging.send(answer)
         except StopIteration as stop:
-            return isinstance(stop.value, Principal)
+            return _holds_until(stop.value)
+
+    async def judge_again(self, request: AccessRequest) -> float:
+        """As ``judge_again_now``, asking whom it takes."""
+        return _holds_until(await self._judge_again(request))
 
     # -- ending --------------------------------------------------------------------------------------------------
 
@@ -366,8 +382,29 @@ class Gate:
     def _refuse(self, refusal: Refusal, case: Case) -> Refused:
         accepts_html = case.request is not None and case.request.accepts_html
         document = problem(refusal, case.request_id, accepts_html=accepts_html)
+        if accepts_html and isinstance(refusal, Challenge) and case.request is not None:
+            location = login_location(case.request, refusal, tenant_of(case.request.host, case.policies))
+            if location is not None:
+                document = login_redirect(refusal, location, case.request_id)
         self._recorder.refused(refusal, document.status, case, self._clock())
-        return Refused(document, case.request_id)
+        return Refused(_with_cookie(document, case.principal), case.request_id)
+
+    # -- own pages -----------------------------------------------------------------------------------------------
+
+    def page_answered(self, call: PageCall, answer: PageAnswer) -> PageAnswer:
+        """One of our own pages has answered: count and audit it. Returns what the edge writes."""
+        self._recorder.page(call, answer, self._clock())
+        return answer._replace(fields=(*answer.fields, ("X-Request-Id", call.case.request_id)))
+
+    def page_refused(self, call: PageCall, refusal: Refusal) -> Refused:
+        """One of our own pages is refused: as any other request."""
+        if refusal.tenant is None:
+            refusal = replace(refusal, tenant=call.page.tenant.name)
+        return self._refuse(refusal, call.case)
+
+    def page_failed(self, call: PageCall) -> Refused:
+        """A page raised: a defect of ours, told to the log alone."""
+        return self._broken(call.case)
 
     def _broken(self, case: Case) -> Refused:
         _log.exception("judging failed", request_id=case.request_id)
@@ -382,6 +419,21 @@ class Gate:
     def _swapped(self, policies: PolicySet) -> None:
         self._trusted = TrustedPeers(policies.trusted_peers)
         self.live.recheck_all()
+
+
+def _holds_until(answer: Principal | Refusal) -> float:
+    if not isinstance(answer, Principal):
+        return 0.0
+    return math.inf if answer.expires_at is None else answer.expires_at
+
+
+def _with_cookie(document: Problem, principal: Principal | None) -> Problem:
+    """The refusal with the cookie that was made anew meanwhile: the old one may be of no use any more."""
+    if principal is None or not principal.set_cookie:
+        return document
+    lines = principal.set_cookie.decode("ascii").split("\r\n")
+    cookies = [(name, value) for name, _, value in (line.partition(": ") for line in lines) if name == "Set-Cookie"]
+    return replace(document, fields=(*document.fields, *cookies))
 
 
 def _concurrency_limited(limit: Parallel, allow: Allow) -> Deny:

@@ -1,12 +1,17 @@
 """
 Every exchange that is alive: held, streaming or a websocket, with what is needed to judge it again and to cut it.
 
-A decision is made when a request arrives; a stream outlives it. The registry is how later facts (a policy swap, an
-expired token, a logout, the end of the process) reach exchanges that are already running.
+A decision is made when a request arrives; a stream outlives it. The registry is how later facts reach exchanges that
+are already running: a policy swap and a logout at once, an expired token or session when it expires, and whatever else
+changed within ``RECHECK_S`` (AP-R54). What can be judged at once is; what has to be asked of a provider or a store goes
+on for the bounded time that asking takes, and no longer. The end of the process reaches them too.
 """
 
 from __future__ import annotations
 
+import asyncio
+import math
+import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -16,6 +21,13 @@ POLICY_VIOLATION: Final = 1008
 """Websocket close code for "you may no longer" (RFC 6455 section 7.4.1)."""
 GOING_AWAY: Final = 1001
 """Websocket close code for "we are stopping"."""
+RECHECK_S: Final = 25.0
+"""Longest that an exchange goes on without being judged again; with a sweep and an answer to wait for below 30 s."""
+SWEEP_S: Final = 0.5
+ASK_S: Final = 4.0
+"""Longest that an exchange goes on while its judgement is waited for."""
+MAX_ASKING: Final = 64
+"""Judgements that are waited for at once; more wait for their turn within ``ASK_S``, or are cut."""
 
 _log = get_logger("gate")
 
@@ -47,8 +59,15 @@ class LiveExchange:
         """Unix seconds; None for a caller whose identity does not expire."""
         raise NotImplementedError
 
-    def may_go_on(self) -> bool:
-        """Whether the exchange would be allowed under the active policies. Anything raised means no."""
+    def judge_now(self) -> float | None:
+        """
+        Until when the exchange may go on under what is in force, Unix seconds; 0.0: no longer; None: it has to be
+        asked (``judge``). Anything raised means no.
+        """
+        raise NotImplementedError
+
+    async def judge(self) -> float:
+        """As ``judge_now``, with whatever it takes. Anything raised means no."""
         raise NotImplementedError
 
     def cut(self, code: int) -> None:
@@ -61,10 +80,17 @@ class LiveExchange:
 
 
 class LiveRegistry:
-    """The live exchanges of one process."""
+    """The live exchanges of one process. ``clock``: Unix seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._live: set[LiveExchange] = set()
+        self._clock = clock
+        self._due: dict[LiveExchange, float] = {}
+        """When each that was seen by a sweep is to be judged again."""
+        self._asking: dict[LiveExchange, asyncio.Task[None]] = {}
+        self._turns = asyncio.Semaphore(MAX_ASKING)
+        self._sweeper: asyncio.Task[None] | None = None
+        self._is_recheck_called = False
 
     def enter(self, live: LiveExchange) -> None:
         self._live.add(live)
@@ -79,16 +105,101 @@ class LiveRegistry:
     def __iter__(self) -> Iterator[LiveExchange]:
         return iter(tuple(self._live))
 
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Judge what runs, now and then, until ``close``."""
+        if self._sweeper is None:
+            self._sweeper = asyncio.get_running_loop().create_task(self._watch(), name="gate: judge what runs")
+
+    async def close(self) -> None:
+        """Stop judging. Idempotent."""
+        tasks = [*self._asking.values(), *([self._sweeper] if self._sweeper is not None else [])]
+        self._sweeper = None
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            self.sweep()
+
+    # -- judging again -----------------------------------------------------------------------------------------------
+
+    def sweep(self) -> None:
+        """Judge what is due: its identity expires, or it was not judged for ``RECHECK_S``."""
+        now = self._clock()
+        due: dict[LiveExchange, float] = {}
+        for live in self:
+            at = self._due.get(live)
+            if at is None or at > now + RECHECK_S:  # new, or the clock went back
+                at = min(now + RECHECK_S, live.expires_at or math.inf)
+            due[live] = at
+        self._due = due
+        for live, at in tuple(due.items()):
+            if at <= now:
+                self._judge(live, now)
+
+    def recheck_soon(self) -> None:
+        """Something was revoked: ``recheck_all`` once in this turn of the loop, however often this is called."""
+        if not self._is_recheck_called:
+            self._is_recheck_called = True
+            asyncio.get_running_loop().call_soon(self.recheck_all)
+
     def recheck_all(self) -> int:
         """
-        Judge every live exchange again (after a policy swap); cut those that may no longer. Returns how many.
-
-        One that cannot be judged may not go on, and keeps none of the others from being judged.
+        Judge every live exchange again (after a policy swap or a logout); cut those that may no longer. Returns how
+        many were cut at once. One that cannot be judged may not go on, and keeps none of the others from being judged.
         """
-        refused = [live for live in self if not _may_go_on(live)]
-        for live in refused:
+        self._is_recheck_called = False
+        now = self._clock()
+        return sum([self._judge(live, now) for live in self])
+
+    def _judge(self, live: LiveExchange, now: float) -> bool:
+        """True when it was cut."""
+        try:
+            until = live.judge_now()
+        except Exception:  # noqa: BLE001 (an error never widens access)
+            _log.exception("judging a live exchange again failed")
+            until = 0.0
+        if until is None:
+            return not self._ask(live)
+        return self._goes_on(live, until, now)
+
+    def _goes_on(self, live: LiveExchange, until: float, now: float) -> bool:
+        """True when it was cut."""
+        if until <= now:
             _cut(live, POLICY_VIOLATION)
-        return len(refused)
+            return True
+        self._due[live] = min(now + RECHECK_S, until)
+        return False
+
+    def _ask(self, live: LiveExchange) -> bool:
+        """Have it judged behind; False when that cannot be, and it was cut."""
+        if live in self._asking:
+            return True
+        try:
+            task = asyncio.get_running_loop().create_task(self._judge_behind(live))
+        except RuntimeError:  # no loop: nobody can be asked
+            _cut(live, POLICY_VIOLATION)
+            return False
+        self._asking[live] = task
+        task.add_done_callback(lambda _: self._asking.pop(live, None))
+        return True
+
+    async def _judge_behind(self, live: LiveExchange) -> None:
+        until = 0.0
+        try:
+            async with asyncio.timeout(ASK_S), self._turns:
+                until = await live.judge()
+        except TimeoutError:
+            _log.warning("a live exchange is cut: whether it may go on could not be known in time")
+        except Exception:  # noqa: BLE001 (an error never widens access)
+            _log.exception("judging a live exchange again failed")
+        if live in self._live:
+            self._goes_on(live, until, self._clock())
 
     def cut_all(self, code: int = GOING_AWAY) -> int:
         """End everything (the drain deadline has passed). Returns how many there were."""
@@ -96,14 +207,6 @@ class LiveRegistry:
         for exchange in live:
             _cut(exchange, code)
         return len(live)
-
-
-def _may_go_on(live: LiveExchange) -> bool:
-    try:
-        return live.may_go_on()
-    except Exception:  # noqa: BLE001 (an error never widens access)
-        _log.exception("judging a live exchange again failed")
-        return False
 
 
 def _cut(live: LiveExchange, code: int) -> None:

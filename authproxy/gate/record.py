@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from authproxy.audit import Audit, Line
-from authproxy.gate.verdict import Case, Passed
+from authproxy.gate.verdict import Case, PageAnswer, PageCall, Passed
 from authproxy.metrics import HistogramCell, Metrics
 from policies.decision import Answer, Challenge, Reason, Refusal, RuleRef
 
@@ -100,6 +100,16 @@ class Recorder:
         self._metrics.decisions_total.add((self._edge, answer.tenant or _NO_TENANT, "answer", ""))
         self._audit_unforwarded(case, answer.tenant, "answer", None, answer.status, None, now)
 
+    def page(self, call: PageCall, answer: PageAnswer, now: float) -> None:
+        """One of Portero's own pages answered; ``answer.reason`` when that was a refusal."""
+        tenant = call.page.tenant.name
+        outcome = "answer" if answer.reason is None else "deny"
+        reason = "" if answer.reason is None else answer.reason.value
+        self._metrics.decisions_total.add((self._edge, tenant, outcome, reason))
+        self._audit_unforwarded(
+            call.case, tenant, outcome, reason or None, answer.status, None, now, subject=answer.subject
+        )
+
     def _audit_unforwarded(
         self,
         case: Case,
@@ -109,6 +119,8 @@ class Recorder:
         status: int,
         rule: RuleRef | None,
         now: float,
+        *,
+        subject: str | None = None,
     ) -> None:
         if self._audit is None:
             return
@@ -125,7 +137,7 @@ class Recorder:
             outcome=outcome,
             reason=reason,
             status=status,
-            subject=case.principal.subject if case.principal is not None else None,
+            subject=subject or (case.principal.subject if case.principal is not None else None),
             rule=rule.id if rule is not None else None,
             where=rule.where if rule is not None else None,
             duration_ms=round((now - case.started_at) * 1000, 3),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from authproxy.gate.live import LiveExchange
 from policies.decision import Allow, Decision, Page, Problem, Reason
@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from policies.tables import PolicySet
 
 
+class Rejudge(Protocol):
+    """What a running exchange needs of the gate."""
+
+    def judge_again_now(self, request: AccessRequest) -> float | None: ...
+
+    async def judge_again(self, request: AccessRequest) -> float: ...
+
+
 class Passed(LiveExchange):
     """
     The request may leave. The edge forwards it and calls ``Gate.finish(passed, ...)`` exactly once, whatever happens.
@@ -26,7 +34,7 @@ class Passed(LiveExchange):
     """
 
     __slots__ = (
-        "_may_go_on",
+        "_gate",
         "allow",
         "answer_block",
         "case",
@@ -47,7 +55,7 @@ class Passed(LiveExchange):
         request_block: bytes,
         answer_block: bytes,
         lease: Lease | None,
-        may_go_on: Callable[[AccessRequest], bool],
+        gate: Rejudge,
     ) -> None:
         self.is_cut = False
         self.on_cut = None
@@ -64,7 +72,7 @@ class Passed(LiveExchange):
         self.has_place = True
         """A place in flight at the function is taken; the gate gives it back."""
         self.request_id = case.request_id
-        self._may_go_on = may_go_on
+        self._gate = gate
 
     @property
     def tenant(self) -> str:
@@ -78,8 +86,11 @@ class Passed(LiveExchange):
     def expires_at(self) -> float | None:
         return self.allow.principal.expires_at
 
-    def may_go_on(self) -> bool:
-        return self._may_go_on(self.request)
+    def judge_now(self) -> float | None:
+        return self._gate.judge_again_now(self.request)
+
+    async def judge(self) -> float:
+        return await self._gate.judge_again(self.request)
 
 
 @dataclass(slots=True)

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from authproxy.gate.live import LiveRegistry
-from authproxy.gate.verdict import Case, DirectAnswer, Passed, Refused, Undecided, Verdict
+from authproxy.gate.verdict import Case, DirectAnswer, PageAnswer, PageCall, Passed, Refused, Undecided, Verdict
 from authproxy.upstream.departure import Address, Destination
-from policies.decision import Allow, Deny, Problem, Reason
+from policies.decision import Allow, Deny, Problem, Reason, Refusal
 from policies.principal import anonymous
 from policies.request import AccessRequest, Head, Target
 from policies.tables import FunctionSpec, Pattern, Place, Timeouts
@@ -159,7 +160,7 @@ class StubGate:
             % (request.method.encode(), target, request.forward_block),
             answer_block=self.answer_block,
             lease=None,
-            may_go_on=lambda _request: True,
+            gate=self,
         )
         self.live.enter(passed)
         return passed
@@ -185,6 +186,21 @@ class StubGate:
 
     def says_not_reached(self, _passed: Passed, _status: int, _fields: list[tuple[bytes, bytes]]) -> bool:
         return False
+
+    def judge_again_now(self, _request: AccessRequest) -> float | None:
+        return math.inf
+
+    async def judge_again(self, _request: AccessRequest) -> float:
+        return math.inf
+
+    def page_answered(self, _call: PageCall, answer: PageAnswer) -> PageAnswer:
+        return answer
+
+    def page_refused(self, call: PageCall, refusal: Refusal) -> Refused:
+        return refused(refusal.reason, call.case.request_id)
+
+    def page_failed(self, call: PageCall) -> Refused:
+        return refused(Reason.INTERNAL_ERROR, call.case.request_id)
 
     async def hold_again(self, _passed: Passed) -> Refused | None:
         return None
