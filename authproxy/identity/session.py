@@ -60,6 +60,12 @@ class Session:
     id_token: str | None
     access_token: str | None
     refresh_token: str | None
+    fetched_at: float = 0.0
+    """When the claims were had: a refresh may begin before ``fresh_until``, counted from here."""
+
+
+class SessionOver(Exception):
+    """The session cannot be refreshed any more: grant invalid, subject changed, or ended meanwhile. It is over."""
 
 
 class GrantInvalid(Exception):
