@@ -42,6 +42,8 @@ FORWARDED_FOR: Final = 13
 FORWARDED_PROTO: Final = 14
 TRACEPARENT: Final = 15
 TRACESTATE: Final = 16
+DPOP: Final = 17
+CLIENT_CERT: Final = 18
 
 # Read and passed on.
 FIRST_PASSED: Final = 20
@@ -82,6 +84,8 @@ _EXACT: Final = {
     "x-forwarded-proto": FORWARDED_PROTO,
     "traceparent": TRACEPARENT,
     "tracestate": TRACESTATE,
+    "dpop": DPOP,  # a proof made for Portero, not for the function (AP-R55)
+    "client-cert": CLIENT_CERT,
     "accept": ACCEPT,
     "origin": ORIGIN,
     "sec-fetch-site": FETCH_SITE,
@@ -112,7 +116,6 @@ _OURS: Final = frozenset(
         "x-rewrite-url",
         "x-scope-orgid",
         "x-callback-url",
-        "dpop",  # a proof made for Portero, not for the function (AP-R55)
         "proxy",  # becomes HTTP_PROXY of a CGI function (OpenFaaS' classic watchdog): httpoxy, CVE-2016-5385
         # Policy judges the method as sent; a framework that obeys one of these would run another.
         "x-http-method",
@@ -133,6 +136,18 @@ _OUR_PREFIXES: Final = (
     "knative-serving-",
     "k-",
     "x-openfaas-",
+    # What proxies call the certificate that a client has shown them: a function must not take a stranger's word for it.
+    "client-cert",
+    "clientcert",
+    "x-client-cert",
+    "x-client-verify",
+    "x-client-dn",
+    "ssl-client-",
+    "x-ssl-client",
+    "x-ssl-cert",
+    "x-tls-client",
+    "x-arr-clientcert",
+    "x-amzn-mtls-",
 )
 _TOKEN: Final = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _FOLD: Final = bytes.maketrans(

@@ -1,10 +1,12 @@
 """
-Who may speak ``X-Forwarded-*``, and what is believed of it: the client's address and the client's scheme.
+Who may speak ``X-Forwarded-*``, and what is believed of it: the client's address and the client's scheme. Where the
+operator says so they may also name the certificate that the client has shown them (``Client-Cert``).
 
 ``X-Forwarded-Host`` and ``Forwarded`` are believed of nobody: the tenant is named by ``Host`` alone, so a proxy in
 front has to pass ``Host`` on unchanged. That leaves one thing fewer that two parties can read differently.
 
-Source: rules AP-R2, R10; GHSA-7x63-xv5r-3p2x (forwarded fields believed of everybody), GHSA-6jwx-7vp4-9847.
+Source: RFC 9440 section 2; rules AP-R2, R10; GHSA-7x63-xv5r-3p2x (forwarded fields believed of everybody),
+GHSA-6jwx-7vp4-9847.
 """
 
 from __future__ import annotations
@@ -28,16 +30,30 @@ class TrustedPeers:
     Not a value type: it carries a memo of peers seen, bounded, without authority of its own.
     """
 
-    __slots__ = ("_memo", "_networks")
+    __slots__ = ("_believes_certificates", "_memo", "_networks")
 
-    def __init__(self, cidrs: Iterable[str] = ()) -> None:
-        """``cidrs`` as in ``platform.yaml``. Raises: ValueError for anything that is not a network or has host bits."""
+    def __init__(self, cidrs: Iterable[str] = (), *, believes_certificates: bool = False) -> None:
+        """
+        Args:
+            cidrs: ``trusted_peers`` as in ``platform.yaml``.
+            believes_certificates: ``client_certificates: trusted-peers``.
+
+        Raises: ValueError for anything that is not a network or has host bits.
+        """
+        self._believes_certificates = believes_certificates
         self._networks: tuple[IPv4Network | IPv6Network, ...] = tuple(ip_network(cidr) for cidr in cidrs)
         self._memo: dict[str, tuple[str, bool]] = {}
 
     def is_trusted(self, peer: str) -> bool:
         """Whether ``peer`` (an address without port) may speak. What is not an address may not."""
         return bool(self._networks) and self._known(peer)[1]
+
+    def names_certificates(self, peer: str) -> bool:
+        """
+        Whether ``Client-Cert`` of ``peer`` is believed; then the certificate of the connection is the proxy's own, and
+        never the client's.
+        """
+        return self._believes_certificates and self.is_trusted(peer)
 
     def _known(self, peer: str) -> tuple[str, bool]:
         """``peer`` in its one spelling, and whether it is trusted."""

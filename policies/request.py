@@ -21,7 +21,7 @@ from hashlib import sha256
 from typing import Final, NamedTuple
 
 from policies.decision import Deny, Reason
-from policies.framing import PLAIN, PLAIN_1_0, is_visible, read_facts
+from policies.framing import PLAIN, PLAIN_1_0, ShownProof, is_visible, read_facts
 from policies.header_fields import (
     AUTHORIZATION,
     BAD,
@@ -45,6 +45,7 @@ __all__ = [
     "AccessRequest",
     "Head",
     "HeadMemo",
+    "ShownProof",
     "Target",
     "TrustedPeers",
     "canonical_host",
@@ -149,9 +150,9 @@ class AccessRequest(NamedTuple):
     port: int | None = None
     """Of the Host field; None when it names none."""
     dpop: bytes | None = None
-    """The DPoP proof (RFC 9449), visible ASCII; it may stand once."""
+    """The DPoP proof (RFC 9449), visible ASCII; it may stand once. ``read_head`` makes it a ``ShownProof``."""
     certificate: bytes | None = None
-    """SHA-256 of the client's certificate: the connection's, or as a trusted peer says (RFC 9440)."""
+    """SHA-256 of the client's certificate (DER): the connection's, or as a trusted peer says (RFC 9440)."""
 
     @property
     def authority(self) -> str:
@@ -214,7 +215,8 @@ class HeadMemo:
         self._request = request
 
 
-_host_memo: dict[bytes, str] = {}
+_host_memo: dict[bytes, tuple[str, int | None]] = {}
+"""Host field -> host and port."""
 
 
 def read_head(head: Head, trusted: TrustedPeers, memo: HeadMemo | None = None) -> AccessRequest | Deny:
@@ -228,7 +230,8 @@ def read_head(head: Head, trusted: TrustedPeers, memo: HeadMemo | None = None) -
     request = memo.recall(head, trusted)
     if request is None:
         request = _read_head(head, trusted)
-        if type(request) is AccessRequest:
+        # A proof is good once: the next request that shows it is another request (``ShownProof``).
+        if type(request) is AccessRequest and request.dpop is None:
             memo.remember(head, trusted, request)
     return request
 
@@ -238,7 +241,7 @@ def _read_head(head: Head, trusted: TrustedPeers) -> AccessRequest | Deny:
     Hot: one pass over the fields, one dict probe a field, host and path from memos. Hence longer than fifty lines:
     each call taken out of it would cost a tenth of it.
     """
-    method, target, fields, version, peer, scheme, server_name = head
+    method, target, fields, version, peer, scheme, server_name, certificate = head
     if version == (1, 1):
         facts = PLAIN
     elif version == (1, 0):
@@ -282,9 +285,10 @@ def _read_head(head: Head, trusted: TrustedPeers) -> AccessRequest | Deny:
     raw_host = found.pop(HOST, None)
     if raw_host is None:
         return _NO_HOST
-    host = _host_memo.get(raw_host) or _read_host(raw_host)
-    if host is None:
+    known = _host_memo.get(raw_host) or _read_host(raw_host)
+    if known is None:
         return _BAD_HOST
+    host, port = known
     if server_name is not None and server_name != host and canonical_host(server_name) != host:
         return _MISDIRECTED
     if not target.startswith(b"/"):
@@ -309,6 +313,8 @@ def _read_head(head: Head, trusted: TrustedPeers) -> AccessRequest | Deny:
             kept = [pair for pair in kept if pair[0].lower() not in facts.dropped]
         if facts.tracestate is not None:
             kept.append((b"tracestate", facts.tracestate))
+    if certificate is None or trusted.names_certificates(peer):
+        certificate = facts.certificate
     block = field_lines(kept)
     if block is None:
         return _BAD_FIELD
@@ -337,6 +343,9 @@ def _read_head(head: Head, trusted: TrustedPeers) -> AccessRequest | Deny:
         facts.preflight_fields,
         facts.has_idempotency_key,
         None if authorization is None else sha256(authorization).digest(),
+        port,
+        facts.dpop,
+        certificate,
     )
 
 
@@ -348,13 +357,16 @@ def _refuse_method(method: str) -> Deny | None:
     return None
 
 
-def _read_host(raw: bytes) -> str | None:
+def _read_host(raw: bytes) -> tuple[str, int | None] | None:
     host = canonical_host(raw.decode("ascii")) if raw.isascii() else None
-    if host is not None:
-        if len(_host_memo) >= _HOST_MEMO_ENTRIES:
-            _host_memo.clear()
-        _host_memo[raw] = host
-    return host
+    if host is None:
+        return None
+    _, colon, port = raw.rpartition(b"]")[2].partition(b":")
+    known = (host, int(port) if colon else None)
+    if len(_host_memo) >= _HOST_MEMO_ENTRIES:
+        _host_memo.clear()
+    _host_memo[raw] = known
+    return known
 
 
 def _origin_form(target: bytes, raw_host: bytes) -> bytes | None:

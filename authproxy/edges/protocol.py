@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
@@ -106,6 +107,7 @@ class ClientConnection(RequestHandler):
         "_last",
         "_last_data",
         "_parked",
+        "certificate",
         "is_draining",
         "memo",
         "outbox",
@@ -141,6 +143,8 @@ class ClientConnection(RequestHandler):
         self.peer = ""
         self.scheme = "http"
         self.server_name: str | None = None
+        self.certificate: bytes | None = None
+        """SHA-256 of the certificate that the client has shown in the handshake."""
         self.read_stalls_at: float | None = None
         """Event loop time after which the client has been silent for too long; None: it owes nothing."""
         self.write_stalls_at: float | None = None
@@ -156,6 +160,8 @@ class ClientConnection(RequestHandler):
         if tls is not None:
             self.scheme = "https"
             self.server_name = getattr(tls, "portero_server_name", None)
+            shown = tls.getpeercert(binary_form=True)
+            self.certificate = sha256(shown).digest() if shown else None
         super().connection_made(transport)
         self._edge.entered(self)
 
@@ -390,11 +396,10 @@ class ClientConnection(RequestHandler):
     def _head_of(self, message: Any) -> Head:
         """The request's head as it stood on the wire."""
         target = message.path.encode("utf-8", "surrogateescape")
+        fields, version = message.raw_headers, message.version
+        peer, scheme, name = self.peer, self.scheme, self.server_name
         # tuple.__new__: half the time of the NamedTuple's own.
-        return tuple.__new__(
-            Head,
-            (message.method, target, message.raw_headers, message.version, self.peer, self.scheme, self.server_name),
-        )
+        return tuple.__new__(Head, (message.method, target, fields, version, peer, scheme, name, self.certificate))
 
     def _wake(self) -> None:
         parked = self._parked

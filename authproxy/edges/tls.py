@@ -2,7 +2,9 @@
 TLS of the public listener: versions, the name a client asked for, and certificates that are replaced while we run.
 
 Which name belongs to which tenant is not known here: the name is recorded (``portero_server_name`` on the TLS object)
-and compared with ``Host`` by policy (421 ``host-misdirected``).
+and compared with ``Host`` by policy (421 ``host-misdirected``). Nor is it known whose a client's certificate is: with a
+client CA one is asked for and may be left out, and what it is worth is judged with the token that is bound to it (RFC
+8705).
 """
 
 from __future__ import annotations
@@ -24,14 +26,21 @@ class TlsFiles:
     """
     A server context whose certificate follows its files.
 
-    A pair that cannot be loaded is logged once and the last good one stays in use; only the first load raises.
+    Files that cannot be loaded are logged once and the last good ones stay in use; only the first load raises.
+
+    Args:
+        certificate: PEM, with its chain.
+        key: PEM, not encrypted.
+        client_ca: PEM of the authorities whose client certificates are taken; None: none is asked for. A handshake with
+            a certificate of anybody else fails, one without a certificate does not.
 
     Raises: OSError, ssl.SSLError when the files cannot be loaded at first.
     """
 
-    def __init__(self, certificate: Path, key: Path) -> None:
+    def __init__(self, certificate: Path, key: Path, client_ca: Path | None = None) -> None:
         self._certificate = certificate
         self._key = key
+        self._client_ca = client_ca
         self._seen = self._stamp()
         self._looked_at = time.monotonic()
         self._current = self._load()
@@ -45,6 +54,9 @@ class TlsFiles:
         context.set_alpn_protocols(["http/1.1"])
         # Without this an encrypted key would ask for its password on the terminal, within a handshake.
         context.load_cert_chain(self._certificate, self._key, password=_no_password)
+        if self._client_ca is not None:
+            context.verify_mode = ssl.CERT_OPTIONAL
+            context.load_verify_locations(self._client_ca)
         context.sni_callback = self._on_name
         return context
 
@@ -70,7 +82,8 @@ class TlsFiles:
 
     def _stamp(self) -> tuple[tuple[int, int, int], ...]:
         """What changes when the files do, symlink swaps included; zeros for a file that is not there."""
-        return tuple(_stamp(path) for path in (self._certificate, self._key))
+        files = (self._certificate, self._key, self._client_ca)
+        return tuple(_stamp(path) for path in files if path is not None)
 
 
 def _no_password() -> str:
