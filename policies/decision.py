@@ -115,13 +115,18 @@ class Allow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """401: who is it? Carries what RFC 6750 section 3 wants in ``WWW-Authenticate``."""
+    """401: who is it? Carries what RFC 6750 section 3 and RFC 9449 section 7.1 want in ``WWW-Authenticate``."""
 
     reason: Reason
     error: str | None = None
-    """``invalid_token`` or ``invalid_request``; None when no credential was sent (RFC 6750 section 3.1)."""
+    """
+    ``invalid_token``, ``invalid_request`` or ``invalid_dpop_proof``; None when no credential was sent (RFC 6750 section
+    3.1).
+    """
     detail: str = ""
     tenant: str | None = None
+    scheme: Literal["Bearer", "DPoP"] = "Bearer"
+    """How the token was shown, or has to be."""
 
 
 @dataclass(frozen=True, slots=True)

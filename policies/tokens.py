@@ -1,5 +1,5 @@
 """
-Question 2, as far as it can be judged without a key: is this a bearer token that may be verified at all?
+Question 2, as far as it can be judged without a key: is this an access token that may be verified at all?
 
 ``read_authorization`` and ``inspect`` look at what is not yet believed and only ever refuse; nothing they return proves
 anything. The signature is verified outside (``authproxy.identity``), and what the claims then are worth is decided by
@@ -7,12 +7,13 @@ anything. The signature is verified outside (``authproxy.identity``), and what t
 
 Which error code (RFC 6750 section 3.1), always with status 401:
 
-- another scheme than Bearer: none, as for a caller who did not know what is asked of him;
-- a field that is not ``Bearer`` SP token: ``invalid_request``;
-- a token that is malformed, forged, expired or not meant for us: ``invalid_token``.
+- another scheme than Bearer and DPoP: none, as for a caller who did not know what is asked of him;
+- a field that is not the scheme, SP and a token: ``invalid_request``;
+- a token that is malformed, forged, expired or not meant for us: ``invalid_token``;
+- a proof of possession that is none: ``invalid_dpop_proof`` (``dpop``).
 
-Source: RFC 6750 section 2.1, RFC 7515 sections 4 and 5, RFC 7519, RFC 8725, RFC 9068 section 2.1; rules AP-R38, R40
-and R44.
+Source: RFC 6750 section 2.1, RFC 7515 sections 4 and 5, RFC 7519, RFC 8725, RFC 9068 section 2.1, RFC 9449 section 7.1;
+rules AP-R38, R40 and R44.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from __future__ import annotations
 import re
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from policies.claims import judge_claims
 from policies.decision import Challenge, Reason
@@ -42,9 +43,19 @@ ACCESS_TOKEN_TYPES: Final = frozenset(("jwt", "at+jwt", "application/at+jwt"))
 REFUSED_HEADER_MEMBERS: Final = frozenset(("jku", "x5u", "x5c", "jwk", "b64", "crit"))
 """Members by which a token would choose its own key, or change how it is to be read."""
 
+Scheme = Literal["Bearer", "DPoP"]
+
 _B64TOKEN: Final = re.compile(rb"[A-Za-z0-9\-._~+/]+=*")
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9_-]+")
 _TO_BASE64: Final = str.maketrans("-_", "+/")
+
+
+class Credential(NamedTuple):
+    """What the Authorization field holds, unproven."""
+
+    scheme: Scheme
+    """How the token is shown; whether it may be shown like that depends on what it is bound to (``identity.bound``)."""
+    token: str
 
 
 class UnverifiedHeader(NamedTuple):
@@ -65,8 +76,8 @@ def refuse(detail: str, error: str | None = "invalid_token") -> Challenge:
     return Challenge(Reason.CREDENTIAL_INVALID, error, detail)
 
 
-_OTHER_SCHEME: Final = refuse("the Authorization scheme is not Bearer", None)
-_BAD_FIELD: Final = refuse("the Authorization field is not 'Bearer', one space and a token", "invalid_request")
+_OTHER_SCHEME: Final = refuse("the Authorization scheme is neither Bearer nor DPoP", None)
+_BAD_FIELD: Final = refuse("the Authorization field is not the scheme, one space and a token", "invalid_request")
 _FIELD_TOO_LONG: Final = refuse("the Authorization field is longer than 8 KiB", "invalid_request")
 _NOT_A_JWT: Final = refuse("the token is not a signed JWT in compact form")
 _TOO_LONG: Final = refuse("the token is too long")
@@ -77,28 +88,58 @@ _BAD_CLAIMS: Final = refuse("the token's claims are not one strict JSON object")
 _NO_ISSUER: Final = refuse("the token names no issuer")
 
 
-def read_authorization(value: bytes | None) -> str | Challenge | None:
+def read_authorization(value: bytes | None) -> Credential | Challenge | None:
     """
-    Take the bearer token out of the Authorization field.
+    Take the access token out of the Authorization field.
 
-    Returns: the token; None when there is no field; a refusal for anything else, since a credential that is present and
-    cannot be read must not be taken for none. Two tokens in one field never fit the grammar (R38).
+    Returns: the token with its scheme; None when there is no field; a refusal for anything else, since a credential
+    that is present and cannot be read must not be taken for none. Two tokens in one field never fit the grammar (R38).
 
-    Source: RFC 6750 section 2.1, RFC 9110 section 11.4 (the scheme is case-insensitive).
+    Source: RFC 6750 section 2.1, RFC 9449 section 7.1, RFC 9110 section 11.4 (the scheme is case-insensitive).
     """
     if value is None:
         return None
     if len(value) > MAX_AUTHORIZATION_BYTES:
         return _FIELD_TOO_LONG
-    if value[:6].lower() != b"bearer":
+    scheme: Scheme
+    if value[:6].lower() == b"bearer":
+        scheme, size = "Bearer", 6
+    elif value[:4].lower() == b"dpop":
+        scheme, size = "DPoP", 4
+    else:
         return _OTHER_SCHEME if value.strip() else _BAD_FIELD
-    if value[6:7] != b" ":
+    if value[size : size + 1] != b" ":
         # "Bearer" alone or with a tab is a broken Bearer; "BearerX" is the name of some other scheme.
-        return _OTHER_SCHEME if value[6:7].isalnum() else _BAD_FIELD
-    token = value[7:]
+        return _OTHER_SCHEME if value[size : size + 1].isalnum() else _BAD_FIELD
+    token = value[size + 1 :]
     if _B64TOKEN.fullmatch(token) is None:
         return _BAD_FIELD
-    return token.decode("ascii")
+    return Credential(scheme, token.decode("ascii"))
+
+
+def is_opaque(token: str) -> bool:
+    """
+    Whether a token is something else than a JWT, so that only who gave it out can say what it means (RFC 7662).
+
+    Three parts of which the first is base64url of what begins like an object: that much a signed JWT shows, and a token
+    that is damaged behind it is a bad JWT and not an opaque token.
+    """
+    header, dot, rest = token.partition(".")
+    if not dot or rest.count(".") != 1:
+        return True
+    return not (decode_segment(header) or b"").lstrip(b" \t\r\n").startswith(b"{")
+
+
+def unverified_issuer(token: str) -> str | None:
+    """``iss`` of a JWT, believed by nobody: it may choose who *disproves* the token. None when it names none."""
+    if len(token) > MAX_TOKEN_CHARS:
+        return None
+    payload = decode_segment(token.partition(".")[2].partition(".")[0])
+    try:
+        issuer = read_object(payload or b"", MAX_TOKEN_CHARS).get("iss")
+    except NotStrict:
+        return None
+    return issuer if isinstance(issuer, str) else None
 
 
 def inspect(token: str) -> UnverifiedHeader | Challenge:
@@ -112,9 +153,9 @@ def inspect(token: str) -> UnverifiedHeader | Challenge:
     segments = token.split(".", 3)
     if len(segments) != 3:
         return _NOT_A_JWT
-    header_bytes = _decode(segments[0])
-    payload = _decode(segments[1])
-    if header_bytes is None or payload is None or _decode(segments[2]) is None:
+    header_bytes = decode_segment(segments[0])
+    payload = decode_segment(segments[1])
+    if header_bytes is None or payload is None or decode_segment(segments[2]) is None:
         return _NOT_A_JWT
     try:
         header = read_object(header_bytes, MAX_HEADER_BYTES)
@@ -149,7 +190,7 @@ def _judge_header(header: dict[str, Any]) -> Challenge | None:
     return None
 
 
-def _decode(segment: str) -> bytes | None:
+def decode_segment(segment: str) -> bytes | None:
     """Base64url without padding and with zero spare bits (RFC 7515 section 2): one spelling per value, else None."""
     if _SEGMENT.fullmatch(segment) is None or len(segment) % 4 == 1:
         return None
@@ -161,4 +202,16 @@ def _decode(segment: str) -> bytes | None:
     return decoded if b2a_base64(decoded, newline=False).decode("ascii") == padded else None
 
 
-__all__ = ["ALGORITHMS", "UnverifiedHeader", "inspect", "judge_claims", "read_authorization", "refuse"]
+__all__ = [
+    "ALGORITHMS",
+    "Credential",
+    "Scheme",
+    "UnverifiedHeader",
+    "decode_segment",
+    "inspect",
+    "is_opaque",
+    "judge_claims",
+    "read_authorization",
+    "refuse",
+    "unverified_issuer",
+]
