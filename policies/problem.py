@@ -12,12 +12,15 @@ section 3; RFC 6585; draft-ietf-httpapi-ratelimit-headers-10; RFC 9651 (structur
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from collections.abc import Iterable, Mapping
+from hashlib import sha256
 from html import escape
 from types import MappingProxyType
 from typing import Final
 
 from policies.decision import Challenge, Deny, Problem, Reason
+from policies.dpop import PROOF_ALGORITHMS
 from policies.ratelimit import ratelimit_fields
 
 _WORDS: Final[dict[Reason, tuple[int, str, str]]] = {
@@ -85,21 +88,43 @@ _RETRY_AFTER_S: Final = {
 }
 """Seconds, where waiting helps and the refusal does not know better."""
 _QUOTA_REASONS: Final = frozenset({Reason.RATE_LIMITED, Reason.CONCURRENCY_LIMITED, Reason.WAKE_LIMITED})
+STYLE: Final = """
+:root { color-scheme: light dark; --ink: #1b2430; --soft: #556172; --paper: #f3f5f8; --card: #fff; --line: #d8dee6;
+  --accent: #1d5bb8; --on-accent: #fff; --hover: #164a97 }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8ecf2; --soft: #a7b2c0; --paper: #11151a; --card: #1a2028;
+  --line: #323c48; --accent: #8db8ff; --on-accent: #0c1726; --hover: #b3d0ff } }
+* { box-sizing: border-box }
+body { margin: 0; min-height: 100vh; min-height: 100svh; display: grid; place-items: center; padding: 1rem;
+  background: var(--paper); color: var(--ink); font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere }
+main { width: 100%; max-width: 30rem; padding: 1.75rem 1.5rem; background: var(--card); border: 1px solid var(--line);
+  border-radius: .75rem }
+h1 { margin: 0 0 .5rem; font-size: 1.5rem; line-height: 1.25 } p { margin: 0 0 1rem }
+.tenant { margin: 0 0 1.25rem; color: var(--soft); font-size: .875rem }
+.tenant b { color: var(--ink); font-weight: 600 }
+dl { display: grid; grid-template-columns: auto 1fr; gap: .375rem 1rem; margin: 1.25rem 0 0; padding-top: 1rem;
+  border-top: 1px solid var(--line); font-size: .875rem } dt { color: var(--soft) } dd { margin: 0 }
+ul { list-style: none; margin: 0; padding: 0; display: grid; gap: .75rem }
+dd ul { display: flex; flex-wrap: wrap; gap: .375rem }
+dd li { padding: 0 .5rem; border: 1px solid var(--line); border-radius: 1rem }
+form { margin: 1.5rem 0 0 }
+.button { display: block; width: 100%; min-height: 2.75rem; padding: .625rem 1rem; border: 0; border-radius: .5rem;
+  background: var(--accent); color: var(--on-accent); font: inherit; font-weight: 600; line-height: 1.5;
+  text-align: center; text-decoration: none; cursor: pointer }
+.button:hover { background: var(--hover) }
+.quiet { background: none; color: var(--accent); border: 1px solid var(--line) }
+.quiet:hover { background: none; border-color: currentColor }
+a { color: var(--accent) } :focus-visible { outline: .1875rem solid var(--accent); outline-offset: .1875rem }
+"""
+"""Of every page that Portero writes; light and dark, for a phone first. Nothing is loaded from anywhere."""
+STYLE_SOURCE: Final = f"'sha256-{b64encode(sha256(STYLE.encode()).digest()).decode()}'"
+"""What a Content-Security-Policy lets in by: this style and no other."""
 _PAGE_POLICY: Final = (
-    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    f"default-src 'none'; style-src {STYLE_SOURCE}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _PAGE: Final = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{status} {title}</title><style>
-:root {{ color-scheme: light dark; --ink: #1d2733; --soft: #5b6775; --paper: #f7f8fa; --line: #d5dae1 }}
-@media (prefers-color-scheme: dark) {{ :root {{ --ink: #e6eaf0; --soft: #9aa6b4; --paper: #14181d; --line: #2d353f }} }}
-body {{ margin: 0; min-height: 100vh; display: grid; place-items: center; background: var(--paper); color: var(--ink);
-  font: 1rem/1.5 system-ui, sans-serif }}
-main {{ max-width: 34rem; padding: 2rem }} h1 {{ margin: 0 0 .5rem; font-size: 1.5rem }}
-dl {{ display: grid; grid-template-columns: auto 1fr; gap: .25rem 1rem; margin: 1.5rem 0 0; padding-top: 1rem;
-  border-top: 1px solid var(--line); color: var(--soft); font-size: .875rem }}
-dd {{ margin: 0; overflow-wrap: anywhere }}
-</style></head><body><main><h1>{title}</h1><p>{detail}</p>
+<title>{title}</title><style>{style}</style></head><body><main>
+<h1>{title}</h1><p>{detail}</p>
 <dl><dt>Status</dt><dd>{status}</dd><dt>Reason</dt><dd>{reason}</dd><dt>Request</dt><dd>{request_id}</dd></dl>
 </main></body></html>
 """
@@ -150,6 +175,7 @@ def problem(refusal: Challenge | Deny, request_id: str, *, accepts_html: bool = 
         ("Referrer-Policy", "no-referrer"),
     ]
     page = _PAGE.format(
+        style=STYLE,
         status=status,
         title=escape(title),
         detail=escape(detail),
@@ -163,8 +189,7 @@ def login_redirect(refusal: Challenge | Deny, location: str, request_id: str) ->
     """
     A browser's navigation goes to the login instead of the 401 that everything else gets (``navigation.py``).
 
-    Args:
-        location: relative to our host, printable ASCII.
+    ``location`` is relative to our host, printable ASCII.
     """
     fields = (
         ("Location", _field_value(location)),
@@ -202,9 +227,11 @@ def _deny_fields(deny: Deny) -> list[tuple[str, str]]:
 
 def _challenge(challenge: Challenge, detail: str) -> str:
     """RFC 6750 section 3: no error code when no credential was sent, so that nothing is told to who asks nothing."""
-    value = f"Bearer realm={_quoted(challenge.tenant or 'portero')}"
+    value = f"{challenge.scheme} realm={_quoted(challenge.tenant or 'portero')}"
     if challenge.error is not None:
         value += f", error={_quoted(challenge.error)}, error_description={_quoted(detail)}"
+    if challenge.scheme == "DPoP":
+        value += f", algs={_quoted(' '.join(PROOF_ALGORITHMS))}"  # RFC 9449 section 7.1
     return value
 
 
