@@ -22,6 +22,7 @@ def check_tests(documents: Documents, findings: Findings) -> None:
             findings.mistake(source, unknown("tenant", source.document.tenant, tenants), "tenant")
         providers = dict.fromkeys(provider.name for provider in tenant.identity) if tenant is not None else {}
         accounts = dict.fromkeys(account.name for account in tenant.service_accounts) if tenant is not None else {}
+        api_keys = dict.fromkeys(key.name for key in tenant.api_keys) if tenant is not None else {}
         for index, case in enumerate(source.document.cases):
             _check_case(source, index, case, findings)
             if tenant is not None and case.as_ is not None:
@@ -31,6 +32,9 @@ def check_tests(documents: Documents, findings: Findings) -> None:
                 if case.as_.service_account is not None and case.as_.service_account not in accounts:
                     text = unknown("service account", case.as_.service_account, accounts)
                     findings.mistake(source, text, "cases", index, "as", "service_account")
+                if case.as_.api_key is not None and case.as_.api_key not in api_keys:
+                    text = unknown("API key", case.as_.api_key, api_keys)
+                    findings.mistake(source, text, "cases", index, "as", "api_key")
 
 
 def _check_case(source: Source[TestDocument], index: int, case: Case, findings: Findings) -> None:
@@ -39,8 +43,9 @@ def _check_case(source: Source[TestDocument], index: int, case: Case, findings: 
     if caller is not None:
         is_person = caller.provider is not None and caller.subject is not None
         has_half = caller.provider is not None or caller.subject is not None
-        if is_person == (caller.service_account is not None) or (has_half and not is_person):
-            text = "expected provider and subject, or service_account; without a caller leave as out"
+        forms = is_person + (caller.service_account is not None) + (caller.api_key is not None)
+        if forms != 1 or (has_half and not is_person):
+            text = "expected provider and subject, or service_account, or api_key; without a caller leave as out"
             findings.mistake(source, text, *path, "as")
     if case.reason is not None:
         if case.expect == "allow":

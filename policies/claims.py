@@ -5,18 +5,23 @@ Question 2, its last step: what are claims worth whose signature has been verifi
 audience are judged before the tenant claim, so that a token that is not meant for us learns nothing about tenants, and
 time before identity. It refuses to know keys, signatures and where the claims came from.
 
-Source: RFC 7519 section 4.1, RFC 9068 section 4, OpenID Connect Core sections 5.1 and 5.7; rules AP-R4, R24, R25 and
-T3 to T5.
+Source: RFC 7519 section 4.1, RFC 7800 section 3, RFC 9068 section 4, OpenID Connect Core sections 5.1, 5.6.2 and 5.7;
+rules AP-R4, R24, R25 and T3 to T5.
+
+Longer than other modules: what one token is worth is read from top to bottom.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from math import isfinite
 from typing import Any, Final, TypeGuard, assert_never
 
 from policies.decision import Challenge, Deny, Reason
-from policies.principal import SERVICE_ACCOUNT_PROVIDER, Principal
-from policies.tables import ProviderSpec, ServiceAccountSpec
+from policies.groups import normalise
+from policies.principal import SERVICE_ACCOUNT_PROVIDER, Confirmation, Principal
+from policies.tables import GroupsSpec, ProviderSpec, ServiceAccountSpec
 
 LEEWAY_S: Final = 30.0
 """How far an issuer's clock may run ahead of ours; not granted to ``exp``: a clock ahead only ends tokens early."""
@@ -25,7 +30,7 @@ MAX_ACCOUNT_LIFETIME_S: Final = 3600.0
 MAX_SUB_CHARS: Final = 255
 """OpenID Connect Core section 2."""
 MAX_GROUPS: Final = 1000
-MAX_GROUP_CHARS: Final = 256
+"""``groups.py`` bounds each of them."""
 MAX_EMAIL_CHARS: Final = 254
 """RFC 5321 section 4.5.3.1.3, less the brackets."""
 MAX_AUDIENCES: Final = 100
@@ -33,6 +38,10 @@ MAX_NAME_CHARS: Final = 128
 """Of the name shown to its bearer."""
 
 _INVALID: Final = "invalid_token"
+_CONFIRMED_BY: Final[dict[str, str]] = {"jkt": "jkt", "x5t#S256": "x5t"}
+"""Member of ``cnf`` -> of ``Confirmation``. Others (``jwk``, ``kid``, ``jku`` ...) are constraints we cannot check."""
+_THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]", re.ASCII)
+"""32 bytes in base64url without padding and with zero spare bits: one spelling."""
 
 
 def _refuse(detail: str) -> Challenge:
@@ -49,6 +58,8 @@ _BAD_TIMES: Final = _refuse("the token's times are not numbers")
 _NO_AUDIENCE: Final = _refuse("the token names no audience")
 _OTHER_AUDIENCE: Final = _refuse("the token is meant for another audience")
 _NO_SUBJECT: Final = _refuse("the token names no usable subject")
+_OTHER_BOND: Final = _refuse("the token is bound to something that cannot be checked here")
+_NOT_BOUND: Final = _refuse("the token is not bound to a key or certificate, as its provider's have to be")
 
 _MAY_HEAL: Final = frozenset(refusal.detail for refusal in (_TOO_LONG_LIVED, _FROM_THE_FUTURE, _NOT_YET))
 
@@ -62,7 +73,8 @@ def judge_claims(
     claims: dict[str, Any], provider: ProviderSpec | ServiceAccountSpec, tenant: str, now: float
 ) -> Principal | Challenge | Deny:
     """
-    Decide who the claims name.
+    Decide who the claims of a bearer token name. What the token is bound to stands in ``Principal.confirmation``, and
+    whoever shows it has to prove that yet.
 
     Args:
         claims: of a token whose signature by a key of ``provider`` has been verified; strict JSON.
@@ -89,8 +101,37 @@ def judge_claims(
     if refusal is not None:
         return refusal
     if isinstance(provider, ServiceAccountSpec):
-        return _account(claims, provider, issuer)
-    return person(claims, provider, tenant, float(claims["exp"]))
+        return bound(_account(claims, provider, issuer), claims, is_required=False)
+    caller = person(claims, provider, tenant, float(claims["exp"]))
+    return bound(caller, claims, is_required=provider.requires_bound_tokens)
+
+
+def bound(
+    caller: Principal | Challenge | Deny, claims: Mapping[str, Any], *, is_required: bool
+) -> Principal | Challenge | Deny:
+    """
+    ``caller`` with what its token is bound to; the refusal when the bond cannot be checked, or is needed and missing.
+
+    A bond that is not understood is never ignored: the token may have been taken from who could have proved it.
+
+    Args:
+        caller: whom the token names; a refusal stays as it is.
+        claims: of the access token, or what introspection said of it.
+        is_required: ``requires_bound_tokens`` of the provider.
+
+    Source: RFC 7800 section 3.1; RFC 9449 section 6.1; RFC 8705 section 3.1.
+    """
+    if not isinstance(caller, Principal):
+        return caller
+    if "cnf" not in claims:
+        return _NOT_BOUND if is_required else caller
+    members = claims["cnf"]
+    if not isinstance(members, dict) or not members or not _CONFIRMED_BY.keys() >= members.keys():
+        return _OTHER_BOND
+    if not all(isinstance(value, str) and _THUMBPRINT.fullmatch(value) for value in members.values()):
+        return _OTHER_BOND
+    caller.confirmation = Confirmation(**{_CONFIRMED_BY[name]: value for name, value in members.items()})
+    return caller
 
 
 def not_before(claims: dict[str, Any], provider: ProviderSpec | ServiceAccountSpec) -> float:
@@ -141,7 +182,7 @@ def _judge_audience(audience: Any, wanted: frozenset[str]) -> Challenge | None:
     return None if any(item in wanted for item in audience) else _OTHER_AUDIENCE
 
 
-def _account(claims: dict[str, Any], account: ServiceAccountSpec, issuer: str) -> Principal | Challenge:
+def _account(claims: Mapping[str, Any], account: ServiceAccountSpec, issuer: str) -> Principal | Challenge:
     """The key is the identity: ``sub`` may only repeat it. Groups are the policy's, never the token's."""
     names_itself = claims.get("sub") in (account.name, issuer)
     if not names_itself and ("sub" in claims or not account.allows_missing_audience):
@@ -156,13 +197,15 @@ def _account(claims: dict[str, Any], account: ServiceAccountSpec, issuer: str) -
 
 
 def person(
-    claims: dict[str, Any], provider: ProviderSpec, tenant: str, expires_at: float
+    claims: Mapping[str, Any], provider: ProviderSpec, tenant: str, expires_at: float
 ) -> Principal | Challenge | Deny:
     """
     Whom claims name that are known to be the provider's and meant for us; 403 when for other tenants only.
 
     Args:
         claims: of an access token, or what a login came to (ID token and userinfo).
+        provider: the tenant's own entry for the claims' issuer.
+        tenant: the tenant that the host named.
         expires_at: until when they may be used, Unix seconds.
     """
     sub = claims.get("sub")
@@ -190,7 +233,7 @@ def person(
     return principal
 
 
-def tenants_of(claims: dict[str, Any], tenant_claim: str) -> frozenset[str]:
+def tenants_of(claims: Mapping[str, Any], tenant_claim: str) -> frozenset[str]:
     """
     The tenants a token is for: the keys of a map (Keycloak's organizations with attributes), the items of a list, or
     one string. A string is one name, never split: ``a|b`` and ``a b`` are names that no tenant has. Anything else, and
@@ -206,10 +249,11 @@ def tenants_of(claims: dict[str, Any], tenant_claim: str) -> frozenset[str]:
     return frozenset()
 
 
-def groups_of(claims: dict[str, Any], provider: ProviderSpec, tenant: str) -> frozenset[str] | None:
+def groups_of(claims: Mapping[str, Any], provider: ProviderSpec, tenant: str) -> frozenset[str] | None:
     """
-    The caller's groups *in this tenant* (T5); None when the token speaks of groups and they cannot be had: then no role
-    comes from a group, and a condition on groups cannot be known, so that a deny rule on them holds (P4).
+    The caller's groups *in this tenant* (T5), by the names that bindings use; None when the token speaks of groups and
+    they cannot be had: then no role comes from a group, and a condition on groups cannot be known, so that a deny rule
+    on them holds (P4).
 
     A path that leads through the tenant claim (``organization.groups``, or ``organization.acme.groups``) is read in
     this tenant's entry only, whatever entry it names. Groups that stand elsewhere count only when the token is for this
@@ -224,17 +268,70 @@ def groups_of(claims: dict[str, Any], provider: ProviderSpec, tenant: str) -> fr
             entries = _at(claims, provider.tenant_claim)
             entry = entries.get(tenant) if isinstance(entries, dict) else None
             rest = path.removeprefix(inside).removeprefix(tenant + ".")
-            return _as_groups(_at(entry, rest) if isinstance(entry, dict) else None)
+            value = _at(entry, rest) if isinstance(entry, dict) else None
+            return None if value is None and _is_elsewhere(claims, path) else _as_groups(value, provider.groups)
         if len(tenants_of(claims, provider.tenant_claim)) > 1:
-            return frozenset() if _at(claims, path) is None else None
+            return frozenset() if _at(claims, path) is None and not _is_elsewhere(claims, path) else None
     value = _at(claims, path)
+    return None if value is None and _is_elsewhere(claims, path) else _as_groups(value, provider.groups)
+
+
+def has_overage(claims: Mapping[str, Any], provider: ProviderSpec) -> bool:
+    """
+    Whether the token says that the caller's groups stand elsewhere, because they were too many for it: userinfo has to
+    be asked. Until then the groups are unknown, and so they stay when userinfo does not name them either.
+
+    Source: OpenID Connect Core section 5.6.2 (``_claim_names``); ``hasgroups`` of Microsoft's implicit flow.
+    """
+    path = provider.groups_claim
+    return path is not None and _at(claims, path) is None and _is_elsewhere(claims, path)
+
+
+def with_userinfo(claims: Mapping[str, Any], userinfo: Mapping[str, Any], provider: ProviderSpec) -> dict[str, Any]:
+    """
+    Claims of a token and of userinfo as one: the token's word stands, but groups are userinfo's, and its alone, where
+    they come from there (``groups.from: userinfo``, or overage); elsewhere userinfo's groups are left out.
+
+    Where the provider says of each tenant which groups somebody has in it, only the token's own tenants are looked up
+    in userinfo: a token never becomes good for a tenant that it was not issued for. An e-mail address and the flag that
+    says it is verified are taken from one of the two, never one from each.
+
+    Args:
+        claims: of a token, verified.
+        userinfo: of the same ``sub``, which the caller has seen to.
+        provider: the tenant's own entry for the claims' issuer.
+    """
+    address = {provider.email_claim, provider.email_claim + "_verified"}
+    taken = set() if claims.keys().isdisjoint(address) else address
+    merged = {**{name: value for name, value in userinfo.items() if name not in taken}, **claims}
+    path, claim = provider.groups_claim, provider.tenant_claim
+    if path is None:
+        return merged
+    is_theirs = provider.groups.source == "userinfo" or has_overage(claims, provider)
+    is_flat = path in userinfo or path in claims
+    if not is_flat and claim is not None and path.startswith(claim + "."):
+        entries = _at(userinfo, claim)
+        if is_theirs and claim in claims:
+            known = entries if isinstance(entries, dict) else {}
+            merged[claim] = {name: known.get(name, {}) for name in sorted(tenants_of(claims, claim))}
+        return merged
+    name = path if is_flat else path.partition(".")[0]
+    source = userinfo if is_theirs else claims
+    if name in source:
+        merged[name] = source[name]
+    else:
+        merged.pop(name, None)
+    return merged
+
+
+def _is_elsewhere(claims: Mapping[str, Any], path: str) -> bool:
     elsewhere = claims.get("_claim_names")
-    if value is None and isinstance(elsewhere, dict) and (path in elsewhere or path.partition(".")[0] in elsewhere):
-        return None
-    return _as_groups(value)
+    if isinstance(elsewhere, dict) and (path in elsewhere or path.partition(".")[0] in elsewhere):
+        return True
+    return claims.get("hasgroups", False) is not False
 
 
-def _as_groups(value: Any) -> frozenset[str] | None:
+def _as_groups(value: Any, spec: GroupsSpec) -> frozenset[str] | None:
     """
     A list of strings or one string; None when it is there and neither. One item of another kind spoils the whole: half
     a list may lack the group that a deny rule waits for.
@@ -245,12 +342,19 @@ def _as_groups(value: Any) -> frozenset[str] | None:
         value = [value]
     if not isinstance(value, list) or len(value) > MAX_GROUPS:
         return None
-    if all(isinstance(item, str) and 0 < len(item) <= MAX_GROUP_CHARS and item.isprintable() for item in value):
-        return frozenset(value)
-    return None
+    found = set()
+    for item in value:
+        group = normalise(item, spec.form) if isinstance(item, str) else None
+        if group is None:
+            return None
+        if group in spec.names:
+            found.add(spec.names[group])
+        elif not spec.drops_unnamed:
+            found.add(group)
+    return frozenset(found)
 
 
-def _email(claims: dict[str, Any], provider: ProviderSpec) -> str | None:
+def _email(claims: Mapping[str, Any], provider: ProviderSpec) -> str | None:
     """
     Lower case, ASCII only: other letters fold onto ASCII ones, and so one person onto another (R4, nOAuth).
 
@@ -268,7 +372,7 @@ def _email(claims: dict[str, Any], provider: ProviderSpec) -> str | None:
     return f"{local}@{domain}"
 
 
-def _at(claims: dict[str, Any], path: str) -> Any:
+def _at(claims: Mapping[str, Any], path: str) -> Any:
     """
     The value under a dotted path, None when there is none. A member of exactly that name comes first: namespaced claims
     (``https://app.example/groups``) have dots in their names.
@@ -277,7 +381,7 @@ def _at(claims: dict[str, Any], path: str) -> Any:
         return claims[path]
     value: Any = claims
     for name in path.split("."):
-        if not isinstance(value, dict) or name not in value:
+        if not isinstance(value, Mapping) or name not in value:
             return None
         value = value[name]
     return value
@@ -287,10 +391,13 @@ __all__ = [
     "LEEWAY_S",
     "MAX_ACCOUNT_LIFETIME_S",
     "account_issuer",
+    "bound",
     "groups_of",
+    "has_overage",
     "judge_claims",
     "may_heal",
     "not_before",
     "person",
     "tenants_of",
+    "with_userinfo",
 ]

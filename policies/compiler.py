@@ -15,8 +15,10 @@ from policies.documents import Documents, Source, read_all, revision_of
 from policies.errors import Mistake, PolicyError
 from policies.findings import Findings
 from policies.function_compiler import compile_functions
-from policies.identity_compiler import check_shared_issuers, compile_accounts, compile_providers
+from policies.group_compiler import check_groups_of_rules
+from policies.identity_compiler import check_shared_issuers, compile_accounts, compile_api_keys, compile_providers
 from policies.limit_compiler import compile_ceilings, compile_limits
+from policies.login_compiler import compile_sessions, compile_token_lifetime
 from policies.model import PlatformDocument, ShadowMode, TenantDocument
 from policies.platform_compiler import check_platform, compile_backends, hosts_of
 from policies.route_compiler import compile_routes
@@ -79,6 +81,7 @@ def compile_with_warnings(
         wildcard_hosts={suffix: tables[tenant] for suffix, tenant in wildcards.items()},
         backends=compile_backends(platform),
         trusted_peers=platform.document.trusted_peers,
+        believes_client_certificates=platform.document.client_certificates == "trusted-peers",
         rule_count=sum(_rules_of(source.document) for source in documents.tenants),
     )
     return policies, sorted(set(findings.warnings))
@@ -132,8 +135,12 @@ def _tenant(
         allow_loopback_http=allow_loopback_http,
     )
     accounts = compile_accounts(source, findings)
+    api_keys = compile_api_keys(source, findings)
+    sessions = compile_sessions(source, findings)
+    token_lifetime_s = compile_token_lifetime(source, findings)
     functions = compile_functions(source, scope, routes, backend.direct_url if backend is not None else None, findings)
     rbac = compile_rules(source, scope, findings)
+    check_groups_of_rules(source, findings)
     limits = compile_limits(source, scope, findings)
     if entry is None:
         return None
@@ -154,6 +161,9 @@ def _tenant(
         hosts=entry.hosts,
         where=source.where("tenant"),
         providers_by_issuer={provider.issuer: provider for provider in providers},
+        sessions=sessions,
+        api_keys=api_keys,
+        token_lifetime_s=token_lifetime_s,
     )
 
 

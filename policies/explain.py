@@ -11,14 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from policies.decision import Allow, Answer, Challenge, Deny, Reason
+from policies.decision import Allow, Answer, Challenge, Deny, Page, Reason
 from policies.pipeline import Identify, Ready
 from policies.principal import Principal, anonymous
 from policies.problem import STATUS
 from policies.rehearsal import SOMEWHERE, Rehearsal, caller, default_host, read_request, rehearse
 from policies.request import AccessRequest
 from policies.tables import Facts, PolicySet
-from policies.tenancy import tenant_of
+from policies.tenancy import OUR_PAGES, tenant_of
 from policies.why import bindings_of, few, ref, why_not
 
 QUESTIONS: Final = (
@@ -72,7 +72,7 @@ class ExplainRequest:
     request: str
     """``GET http://host/path``."""
     provider: str | None = None
-    """None: nobody, without a credential. ``service-account`` for a service account."""
+    """None: nobody, without a credential. ``service-account`` and ``api-key`` for those of the policy."""
     subject: str = ""
     groups: list[str] = field(default_factory=list)
     email: str | None = None
@@ -138,9 +138,11 @@ def _explained(title: str, rehearsal: Rehearsal, action: str, now: float) -> Exp
                 said += f" by shadow mode; enforced it would be {_refused(decision.shadowed[0])}"
         case Answer():
             said = f"answered by Portero itself with {decision.status} (a CORS preflight)"
+        case Page():
+            said = f"answered by Portero itself: its own page {OUR_PAGES}{decision.name}"
         case _:
             said = f"refused: {_refused(decision)}"
-    return Explanation(title, isinstance(decision, Allow | Answer), said, steps)
+    return Explanation(title, isinstance(decision, Allow | Answer | Page), said, steps)
 
 
 def _refused(refusal: Challenge | Deny) -> str:
@@ -156,6 +158,10 @@ def _place(rehearsal: Rehearsal) -> Step:
         decision = rehearsal.decision
         if isinstance(decision, Challenge | Deny):
             return Step(QUESTIONS[0], "no", (f"{_refused(decision)}: {decision.detail}",))
+        if isinstance(decision, Page):
+            tenant = decision.tenant
+            said = f"tenant {tenant.name} ({tenant.where}), Portero's own page: it judges its callers itself"
+            return Step(QUESTIONS[0], "yes", (said,))
         return Step(QUESTIONS[0], "yes", ("a CORS preflight of a route with cors.origins",))
     tenant, route = place.tenant, place.route
     way = f"by route {route.id} ({route.where})" if route else f"by /function/{place.function}"

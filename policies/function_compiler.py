@@ -84,4 +84,5 @@ def _spec(own: Pattern, function: Function, direct_url: str | None) -> FunctionS
         allows_encoded_slash=function.encoded_slash == "allow",
         forwards_credentials=function.forward_credentials,
         direct_url=direct_url if function.direct_url else None,
+        has_assertion=function.assertion,
     )

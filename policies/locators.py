@@ -50,15 +50,14 @@ def is_loopback(host: str) -> bool:
 
 def flaw_of_issuer(text: str, *, allow_loopback_http: bool) -> str | None:
     """An issuer or key address: https, no user, query or fragment (OpenID Connect Discovery 1.0 section 3)."""
-    parts = _split(text)
-    host = _host(parts)
-    if parts is None or host is None or parts.scheme not in _DEFAULT_PORT:
-        return f"{text!r} is no URL; expected such as https://id.acme.example/realms/acme"
-    if parts.scheme == "http" and not is_loopback(host):
-        return f"{text!r} must be https: what came over plain http could be anybody's"
-    if parts.scheme == "http" and not allow_loopback_http:
-        return f"{text!r} must be https: plain http is for the demo alone"
-    return _extras(text, parts)
+    example = "https://id.acme.example/realms/acme"
+    return _flaw_of_scheme(text, example, allow_loopback_http=allow_loopback_http) or _extras(text)
+
+
+def flaw_of_endpoint(text: str, *, allow_loopback_http: bool) -> str | None:
+    """A provider's endpoint: as an issuer, but a query may belong to it (RFC 6749 sections 3.1 and 3.2)."""
+    example = "https://id.acme.example/token"
+    return _flaw_of_scheme(text, example, allow_loopback_http=allow_loopback_http) or _flaw_of_path(text)
 
 
 def flaw_of_backend(text: str) -> str | None:
@@ -68,7 +67,7 @@ def flaw_of_backend(text: str) -> str | None:
         return f"{text!r} is no URL; expected such as http://gateway.openfaas:8080"
     if parts.path not in ("", "/"):
         return f"{text!r} has a path; expected scheme, host and port alone"
-    return _extras(text, parts)
+    return _extras(text)
 
 
 def address_of(url: str) -> str:
@@ -137,11 +136,29 @@ def _host(parts: SplitResult | None) -> str | None:
     return canonical_host(parts.netloc)
 
 
-def _extras(text: str, parts: SplitResult) -> str | None:
+def _flaw_of_scheme(text: str, example: str, *, allow_loopback_http: bool) -> str | None:
+    """Whether it is a URL without user information, and https; plain http on loopback for the demo alone."""
+    parts = _split(text)
+    host = _host(parts)
+    if parts is None or host is None or parts.scheme not in _DEFAULT_PORT:
+        return f"{text!r} is no URL; expected such as {example}"
+    if parts.scheme == "http" and not is_loopback(host):
+        return f"{text!r} must be https: what came over plain http could be anybody's"
+    if parts.scheme == "http" and not allow_loopback_http:
+        return f"{text!r} must be https: plain http is for the demo alone"
+    return None
+
+
+def _extras(text: str) -> str | None:
     if "?" in text:
         return f"{text!r} has a query; expected none"
+    return _flaw_of_path(text)
+
+
+def _flaw_of_path(text: str) -> str | None:
     if "#" in text:
         return f"{text!r} has a fragment; expected none"
-    if any(segment in (".", "..") for segment in parts.path.split("/")):
+    parts = _split(text)
+    if parts is None or any(segment in (".", "..") for segment in parts.path.split("/")):
         return f"{text!r} has dot segments in its path"
     return None

@@ -36,6 +36,7 @@ from policies.quantities import (
     Size,
     Subject,
     Text,
+    Title,
 )
 
 Action = Literal["invoke", "describe", "list", "deploy", "update", "delete", "scale", "logs", "secrets"]
@@ -171,6 +172,8 @@ class PlatformDocument(Part):
     """The tenants, by name; each has a file of its own."""
     trusted_peers: tuple[Text, ...] = ()
     """Networks (CIDR) that may speak X-Forwarded-*; none by default."""
+    client_certificates: Literal["none", "trusted-peers"] = "none"
+    """trusted-peers: they may say which certificate a client has shown them (Client-Cert)."""
 
 
 # --- a tenant's file ------------------------------------------------------------------------------------------------
@@ -200,15 +203,69 @@ class Claims(Part):
     """The name to show."""
 
 
-class Login(Part):
-    """The tenant's client at the provider, for logins in the browser."""
+class GroupsEntry(Part):
+    """Where a caller's groups come from, and how the provider writes them."""
+
+    from_: Annotated[Literal["id_token", "access_token", "userinfo"], Field(alias="from")] = "id_token"
+    """Of a login; groups of a bearer token are its own, or userinfo's."""
+    form: Literal["names", "object_ids", "distinguished_names"] = "names"
+    """How the provider writes them; each form has one spelling here."""
+    names: dict[Text, Text] = {}
+    """Group as the provider writes it: its name in bindings."""
+    unnamed: Literal["keep", "drop"] = "keep"
+    """Groups that names does not have: kept as they are, or nobody's."""
+    max_age: Duration = "15m"
+    """A session's groups are fetched again after that."""
+
+
+class Client(Part):
+    """Portero as a client of the provider."""
 
     client_id: Text
     """Name of the client at the provider."""
     client_secret: SecretName | None = None
-    """Name of a file under --secrets DIR/TENANT/; none for a public client."""
+    """Name of a file under --secrets DIR/TENANT/ with the secret; none for a public client."""
+    client_key: SecretName | None = None
+    """Name of a PEM file there instead: a private key that signs who asks (private_key_jwt)."""
+    client_auth: Literal["client_secret_basic", "client_secret_post", "private_key_jwt", "none"] | None = None
+    """How the client shows who it is; by default as secret or key demand."""
+
+
+class Login(Client):
+    """Logins in the browser: authorization code with PKCE."""
+
     scopes: Texts = ("openid",)
-    """Scopes to ask for."""
+    """Scopes to ask for, openid among them."""
+    title: Title | None = None
+    """What the page calls the provider where there are several; its name when absent."""
+    par: Literal["auto", "require", "never"] = "auto"
+    """Pushed authorization requests; auto: where the provider offers them."""
+
+
+class Introspection(Client):
+    """Tokens that are no JWT: the provider is asked what they are."""
+
+    max_age: Duration = "60s"
+    """An active answer is used for so long at most."""
+
+
+class Endpoints(Part):
+    """Addresses that are not what discovery says; they may be of another site."""
+
+    authorization_endpoint: Text | None = None
+    """Where the browser is sent to log in."""
+    token_endpoint: Text | None = None
+    """Where codes and refresh tokens are redeemed."""
+    userinfo_endpoint: Text | None = None
+    """Where claims about a person are asked for."""
+    introspection_endpoint: Text | None = None
+    """Where opaque tokens are asked about."""
+    end_session_endpoint: Text | None = None
+    """Where the browser is sent to log out."""
+    pushed_authorization_request_endpoint: Text | None = None
+    """Where requests for a login are pushed to."""
+    revocation_endpoint: Text | None = None
+    """Where refresh tokens are given up."""
 
 
 class Provider(Part):
@@ -232,8 +289,38 @@ class Provider(Part):
     """Address of its keys; by default from its discovery document."""
     max_token_lifetime: Duration = "24h"  # noqa: S105  # a duration, no secret
     """Tokens issued for longer are refused."""
+    endpoints: Endpoints = Endpoints()
+    """Addresses that are not what discovery says."""
+    bound_tokens: Literal["accept", "require"] = "accept"
+    """require: only tokens bound to a key or certificate (DPoP, mTLS) are taken."""
+    groups: GroupsEntry | None = None
+    """Where groups come from and how they are written."""
     login: Login | None = None
     """Its login in the browser."""
+    introspection: Introspection | None = None
+    """Its opaque tokens; one provider of a tenant at most."""
+
+
+class Sessions(Part):
+    """Sessions of who has logged in."""
+
+    store: Literal["cookie", "redis"] = "cookie"
+    """In the browser, sealed; or in Redis, under a key that only the browser has."""
+    idle: Duration = "1h"
+    """A session ends when nothing was asked for so long."""
+    absolute: Duration = "12h"
+    """A session ends so long after the login."""
+
+
+class ApiKey(Part):
+    """A caller that shows a key of Portero's own (portero token issue --api-key)."""
+
+    name: Name
+    """Second half of its subject, api-key|NAME."""
+    groups: tuple[Text, ...] = ()
+    """Its groups."""
+    expires: Text | None = None
+    """2027-06-30 (at the beginning of that day, UTC) or an RFC 3339 instant; absent: until it is revoked."""
 
 
 class ServiceAccount(Part):
@@ -300,6 +387,8 @@ class Function(Part):
     """What happens to %2F in a path."""
     forward_credentials: StrictBool = False
     """The function sees Authorization and session cookies."""
+    assertion: StrictBool = True
+    """The function is told its caller in X-Portero-Assertion, too, which it can verify; needs signing keys."""
 
 
 class Cors(Part):
@@ -362,9 +451,9 @@ class Binding(Part):
     roles: Names
     """The roles held."""
     subjects: tuple[Subject, ...] = ()
-    """provider|sub."""
+    """provider|sub, or api-key|NAME."""
     groups: tuple[Text, ...] = ()
-    """Groups, as the provider's groups claim names them."""
+    """Groups, as the provider's groups claim or its groups.names call them."""
     emails: tuple[Email, ...] = ()
     """Verified addresses of a provider's email_domains."""
     service_accounts: tuple[Name, ...] = ()
@@ -422,6 +511,12 @@ class TenantDocument(Part):
     """Who may vouch for callers."""
     service_accounts: tuple[ServiceAccount, ...] = ()
     """Callers that are programs."""
+    api_keys: tuple[ApiKey, ...] = ()
+    """Callers that show a key of Portero's own."""
+    sessions: Sessions | None = None
+    """Sessions of who has logged in."""
+    token_lifetime: Duration = "5m"  # noqa: S105  # a duration, no secret
+    """Tokens that /.portero/token gives out are good for so long; at most 1h."""
     functions: dict[FunctionPattern, Function] = {}
     """How functions are treated; an exact name beats the longest prefix beats "*"."""
     routes: tuple[Route, ...] = ()
@@ -440,7 +535,7 @@ class TenantDocument(Part):
 
 
 class Caller(Part):
-    """Who asks: somebody a provider vouches for (provider and subject), or a service account."""
+    """Who asks: somebody a provider vouches for (provider and subject), a service account, or an API key."""
 
     provider: Name | None = None
     """Name of one of the tenant's providers."""
@@ -448,6 +543,8 @@ class Caller(Part):
     """The sub claim."""
     service_account: Name | None = None
     """Name of one of the tenant's service accounts."""
+    api_key: Name | None = None
+    """Name of one of the tenant's API keys."""
     groups: tuple[Text, ...] = ()
     """Groups of the caller."""
     email: Email | None = None

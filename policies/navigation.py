@@ -1,9 +1,9 @@
-"""
+r"""
 Where a browser is sent: to the login when nobody is logged in, and back to the page asked for afterwards.
 
 Only a navigation is ever sent to a login (AP-R49): a script or a program that is redirected takes the login page for
 its answer. Where a login returns to is a path of our own host and nothing else, judged by the same grammar as every
-other path (AP-R8, R41): ``//host``, ``/\\host``, ``https:``, blanks and encoded separators are no such path.
+other path (AP-R8, R41): ``//host``, ``/\host``, ``https:``, blanks and encoded separators are no such path.
 
 Refuses to know how a login works. Source: design section 5.
 """

@@ -27,6 +27,7 @@ def refuse_cross_origin(request: AccessRequest, tenant: str, listed: frozenset[s
     The refusal of a request whose credential is a cookie, when a page of another origin may have caused it.
 
     Args:
+        request: authenticated by a cookie.
         tenant: for the refusal.
         listed: ``cors.origins`` of the route.
     """

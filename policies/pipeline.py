@@ -1,11 +1,10 @@
 """
 The order of the five questions, and nothing else.
 
-``judge`` is a generator: it *yields* what it needs to know from outside (a ``Need``) and is *sent* the answer, so
-that the
-core does no I/O and exists once. The gate drives it: when an answer is at hand it sends it at once and the usual
-request
-is judged without a single ``await``; when it is not, the same generator waits until it is. Tests drive it by hand.
+``judge`` is a generator: it *yields* what it needs to know from outside (a ``Need``) and is *sent* the answer, so that
+the core does no I/O and exists once. The gate drives it: when an answer is at hand it sends it at once and the usual
+request is judged without a single ``await``; when it is not, the same generator waits until it is. Tests drive it by
+hand.
 """
 
 from __future__ import annotations

@@ -48,6 +48,9 @@ def check_platform(platform: Source[PlatformDocument], findings: Findings) -> No
         elif network in _EVERYBODY:
             text = f"{network} lets everybody say what address and scheme a request comes from"
             findings.warning(platform, text, "trusted_peers", index)
+    if document.client_certificates == "trusted-peers" and not document.trusted_peers:
+        text = "nobody could say it: expected trusted_peers: [...] with the proxies that end TLS"
+        findings.mistake(platform, text, "client_certificates")
     _check_hosts(platform, findings)
     _check_namespaces(platform, findings)
 

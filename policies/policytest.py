@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from policies.decision import Allow, Answer, Challenge
+from policies.decision import Allow, Answer, Challenge, Page
 from policies.documents import Documents, Source
 from policies.errors import Mistake
 from policies.model import Caller, Case, TestDocument
-from policies.principal import SERVICE_ACCOUNT_PROVIDER, Principal, anonymous
+from policies.principal import API_KEY_PROVIDER, SERVICE_ACCOUNT_PROVIDER, Principal, anonymous
 from policies.rehearsal import Rehearsal, caller, default_host, read_request, rehearse
 from policies.tables import PolicySet, TenantTable
 
@@ -95,7 +95,7 @@ def _run(policies: PolicySet, source: Source[TestDocument], case: Case, index: i
 def _differences(case: Case, tenant: TenantTable, rehearsal: Rehearsal) -> Iterator[tuple[str, str]]:
     """(key, what was expected and what came instead)."""
     decision, got = rehearsal.decision, _said(rehearsal)
-    if isinstance(decision, Allow | Answer):
+    if isinstance(decision, Allow | Answer | Page):
         outcomes = {"allow"}
     else:
         outcomes = {"deny", "challenge"} if isinstance(decision, Challenge) else {"deny"}
@@ -105,14 +105,15 @@ def _differences(case: Case, tenant: TenantTable, rehearsal: Rehearsal) -> Itera
     refusal = rehearsal.refusal
     if case.reason is not None and (refusal is None or refusal.reason != case.reason):
         yield "reason", f"expected {case.reason}, got {got}"
-    rule = None if isinstance(decision, Challenge | Answer) else decision.rule
+    rule = None if isinstance(decision, Challenge | Answer | Page) else decision.rule
     if case.rule is not None and (rule is None or rule.id != case.rule):
         yield "rule", f"expected the rule {case.rule!r} to decide, got {got}"
     place = rehearsal.place
     if case.function is not None and (place is None or place.function != case.function):
         yield "function", f"expected the function {case.function!r}, got {place.function if place else got}"
-    if place is not None and place.tenant.name != tenant.name:
-        yield "request", f"the request is for the tenant {place.tenant.name}, and these are cases of {tenant.name}"
+    found = decision.tenant if isinstance(decision, Page) else place.tenant if place is not None else tenant
+    if found.name != tenant.name:
+        yield "request", f"the request is for the tenant {found.name}, and these are cases of {tenant.name}"
 
 
 def _said(rehearsal: Rehearsal) -> str:
@@ -127,6 +128,8 @@ def _said(rehearsal: Rehearsal) -> str:
             return f"allow {by}"
         case Answer():
             return f"allow (a preflight, answered with {decision.status})"
+        case Page():
+            return f"allow (Portero's own page {decision.name})"
         case Challenge():
             return f"challenge {decision.reason}"
         case _:
@@ -137,12 +140,13 @@ def _said(rehearsal: Rehearsal) -> str:
 def _principal(tenant: TenantTable, who: Caller | None) -> Principal:
     if who is None:
         return anonymous()
-    if who.service_account is not None:
-        if who.provider is not None or who.subject is not None:
-            raise ValueError("'as' names a service account or a provider's subject, not both")
-        provider, subject = SERVICE_ACCOUNT_PROVIDER, who.service_account
+    program = who.service_account or who.api_key
+    if program is not None:
+        if who.provider is not None or who.subject is not None or (who.service_account and who.api_key):
+            raise ValueError("'as' names a provider's subject, a service account or an API key: one of them")
+        provider, subject = API_KEY_PROVIDER if who.api_key else SERVICE_ACCOUNT_PROVIDER, program
     elif who.provider is None or who.subject is None:
-        raise ValueError("'as' needs provider and subject, or service_account; leave it out for nobody")
+        raise ValueError("'as' needs provider and subject, service_account or api_key; leave it out for nobody")
     else:
         provider, subject = who.provider, who.subject
     return caller(tenant, provider, subject, groups=frozenset(who.groups), email=who.email, claims=who.claims)

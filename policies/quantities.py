@@ -65,6 +65,7 @@ Clock = Annotated[str, _text(CLOCK)]
 PathPrefix = Annotated[str, _text(PATH_PREFIX)]
 RequestLine = Annotated[str, StringConstraints(pattern=REQUEST, max_length=8192, strict=True)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=2048, strict=True)]
+Title = Annotated[str, StringConstraints(min_length=1, max_length=80, strict=True)]
 Count = Annotated[StrictInt, Field(ge=1, le=1_000_000_000)]
 
 _WINDOW_S: Final = {"s": 1, "m": 60, "h": 3600}

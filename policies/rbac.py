@@ -122,6 +122,12 @@ def role_mask(table: RbacTable, principal: Principal) -> int:
     return mask
 
 
+def roles_of(table: RbacTable, principal: Principal) -> tuple[str, ...]:
+    """Names of the roles that ``principal`` holds under ``table``, included ones too, sorted: to be shown."""
+    mask = role_mask(table, principal)
+    return tuple([name for position, name in enumerate(table.role_names) if mask >> position & 1])
+
+
 def rules_for(index: RuleIndex, function: str) -> Matching:
     """The rules whose pattern matches ``function``; remembered within bounds."""
     matching = index.exact.get(function) or index.memo.get(function)
@@ -190,5 +196,6 @@ __all__ = [
     "conditional_rules",
     "may",
     "role_mask",
+    "roles_of",
     "rules_for",
 ]

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote
 
-from policies.decision import Allow, Answer, Challenge, Decision, Deny
+from policies.decision import Allow, Answer, Challenge, Decision, Deny, Page
 from policies.limits import Check, Spent
 from policies.peers import TrustedPeers, parse_address
 from policies.pipeline import Identify, Ready, Spend, judge
-from policies.principal import SERVICE_ACCOUNT_PROVIDER, Principal, anonymous
+from policies.principal import API_KEY_PROVIDER, SERVICE_ACCOUNT_PROVIDER, Principal, anonymous
 from policies.rbac import may
 from policies.request import AccessRequest, Head, read_head
 from policies.tables import ACTIONS, Place, PolicySet, TenantTable
@@ -50,7 +50,7 @@ class Rehearsal:
         """Why the policy says no, also where shadow mode would let the request through."""
         if isinstance(self.decision, Allow):
             return self.decision.shadowed[0] if self.decision.shadowed else None
-        return None if isinstance(self.decision, Answer) else self.decision
+        return None if isinstance(self.decision, Answer | Page) else self.decision
 
 
 def read_request(line: str, default_host: str, client_ip: str = SOMEWHERE) -> AccessRequest | Deny:
@@ -92,12 +92,20 @@ def caller(
     claims: Mapping[str, Any] | None = None,
 ) -> Principal:
     """
-    The principal that a good token of this caller would make.
+    The principal that a good token of this caller would make, or a good API key.
 
     ``claims`` come on top of ``iss`` and ``sub``. An e-mail address counts where the provider may vouch for its domain.
 
-    Raises: ValueError when the tenant has no such provider or service account, or a service account is given groups.
+    Raises: ValueError when the tenant has no such provider, service account or API key, or one of the latter two is
+    given groups.
     """
+    if provider == API_KEY_PROVIDER:
+        key = next((key for key in tenant.api_keys if key.name == subject), None)
+        if key is None:
+            raise ValueError(f"{tenant.name} has no API key {subject!r}")
+        if groups:
+            raise ValueError("the groups of an API key stand in the policy and cannot be given here")
+        return Principal(API_KEY_PROVIDER, subject, groups=key.groups, claims=claims, expires_at=key.expires_at)
     if provider == SERVICE_ACCOUNT_PROVIDER:
         account = next((account for account in tenant.service_accounts if account.name == subject), None)
         if account is None:

@@ -20,6 +20,7 @@ from policies.documents import Source
 from policies.expressions import weight as weight_of_expression
 from policies.findings import Findings
 from policies.model import Binding, DenyRule, Grant, ShortConditions, TenantDocument
+from policies.principal import API_KEY_PROVIDER
 from policies.rbac_table import BindingInput, DenyInput, GrantInput, RoleInput, build_table
 from policies.route_compiler import refuse_methods
 from policies.scope import Scope
@@ -285,9 +286,8 @@ def _check_bindings(source: Source[TenantDocument], findings: Findings) -> None:
     # Dictionaries keep the order, in which messages show them, and are searched at once.
     providers = dict.fromkeys(provider.name for provider in document.identity)
     accounts = dict.fromkeys(account.name for account in document.service_accounts)
+    api_keys = dict.fromkeys(key.name for key in document.api_keys)
     domains = {domain for provider in document.identity for domain in provider.email_domains}
-    groups_of_accounts = {group for account in document.service_accounts for group in account.groups}
-    has_groups = any(provider.claims.groups is not None for provider in document.identity)
     findings.duplicates(
         source, "the binding", [(binding.id, ("bindings", i, "id")) for i, binding in enumerate(document.bindings)]
     )
@@ -296,17 +296,17 @@ def _check_bindings(source: Source[TenantDocument], findings: Findings) -> None:
             if role not in document.roles:
                 findings.mistake(source, unknown("role", role, document.roles), "bindings", i, "roles", j)
         for j, subject in enumerate(binding.subjects):
-            provider = subject.partition("|")[0]
-            if provider not in providers:
+            provider, _, name = subject.partition("|")
+            if provider == API_KEY_PROVIDER:
+                if name not in api_keys:
+                    text = unknown("API key", name, api_keys)
+                    findings.mistake(source, text, "bindings", i, "subjects", j)
+            elif provider not in providers:
                 findings.mistake(source, unknown("provider", provider, providers), "bindings", i, "subjects", j)
         for j, account in enumerate(binding.service_accounts):
             if account not in accounts:
                 text = unknown("service account", account, accounts)
                 findings.mistake(source, text, "bindings", i, "service_accounts", j)
-        for j, group in enumerate(binding.groups):
-            if not has_groups and group not in groups_of_accounts:
-                text = "nobody can be in a group: no provider says where groups are (claims: {groups: …})"
-                findings.mistake(source, text, "bindings", i, "groups", j)
         for j, email in enumerate(binding.emails):
             domain = email.rpartition("@")[2].lower()
             if domain not in domains:

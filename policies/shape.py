@@ -27,7 +27,8 @@ _BOOLEANS_OF_1_1: Final = {
 }
 _WITH_UNITS: Final = {
     **dict.fromkeys(("rate", "wakes"), RATE),
-    **dict.fromkeys(("max_wait", "connect", "first_byte", "idle", "total"), DURATION),
+    **dict.fromkeys(("max_wait", "connect", "first_byte", "idle", "total", "absolute", "max_age"), DURATION),
+    **dict.fromkeys(("max_token_lifetime", "token_lifetime"), DURATION),
     **dict.fromkeys(("max_body", "held_bytes"), SIZE),
 }
 """Keys whose values are a number with its unit."""

@@ -28,6 +28,7 @@ from policies.tables import FunctionSpec, FunctionTable, Pattern, Place, PolicyS
 from policies.target import Target, encode_path
 
 __all__ = [
+    "OUR_PAGES",
     "PAGES",
     "RESERVED_SEGMENTS",
     "build_function_table",
@@ -47,7 +48,7 @@ _PLACES_A_TENANT: Final = 4096
 """Places remembered; with paths of at most ``_MEMO_PATH_CHARS`` about 3 MiB a tenant that is being scanned."""
 _MEMO_PATH_CHARS: Final = 256
 _SPECS_A_TENANT: Final = 4096
-_OUR_PAGES: Final = "/.portero/"
+OUR_PAGES: Final = "/.portero/"
 _PREFLIGHT_MAX_AGE_S: Final = 600
 """How long a browser may remember a preflight (Chromium caps at 7200, Firefox at 86400)."""
 _NAME_CHARS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
@@ -78,8 +79,8 @@ def resolve(request: AccessRequest, policies: PolicySet) -> Place | Deny | Answe
             return answer
 
     target = request.target
-    if target.path.startswith(_OUR_PAGES):
-        page = target.path.removeprefix(_OUR_PAGES)
+    if target.path.startswith(OUR_PAGES):
+        page = target.path.removeprefix(OUR_PAGES)
         return Page(tenant, page) if page in PAGES else _route_unknown(tenant)
     key = (request.method, target.path)
     places = policies.places.get(tenant.name)

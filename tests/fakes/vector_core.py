@@ -20,7 +20,7 @@ import jwt
 from authproxy.backends.openfaas import OpenFaasBackend
 from authproxy.upstream.departure import Destination
 from policies.compiler import compile_files
-from policies.decision import Allow, Answer, Challenge, Decision, Deny, Reason, Refusal
+from policies.decision import Allow, Answer, Challenge, Decision, Deny, Page, Reason, Refusal
 from policies.gcra import SECOND_US, spend_all
 from policies.header_fields import filter_answer
 from policies.limits import Check, Parallel, Spent, checks_for, concurrency_for, failure_check, wake_check
@@ -100,6 +100,9 @@ class _Judge:
             return result
         if isinstance(result, Answer):
             return Outcome("answer", result.status, tenant=result.tenant, fields=result.fields)
+        if isinstance(result, Page):
+            text = f"{self._vector.name}: Portero's own pages have tests of their own"
+            raise AssertionError(text)  # noqa: TRY004 - a wrong vector
         return _refused(result, accepts_html=request.accepts_html)
 
     def _decide(self, request: AccessRequest) -> Decision:
@@ -128,9 +131,12 @@ class _Judge:
         check = failure_check(tenant, request.client_ip)
         if check is not None and check.key in self._used_up:
             return Deny(Reason.TOO_MANY_FAILURES, rule=check.ref, retry_after_s=1, tenant=tenant.name)
-        token = read_authorization(request.authorization)
-        if not isinstance(token, str):
-            return token or refuse("the Authorization field is empty")
+        credential = read_authorization(request.authorization)
+        if credential is None or isinstance(credential, Challenge):
+            return credential or refuse("the Authorization field is empty")
+        token = credential.token
+        if credential.scheme != "Bearer":
+            return refuse("the token is not bound to a key")
         header = inspect(token)
         if isinstance(header, Challenge):
             return header
