@@ -1,0 +1,44 @@
+"""A Redis Cluster of one node that has every slot: the protocol of clusters without their size."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.fakes.redis_server import RedisServer
+
+
+class RedisClusterNode(RedisServer):
+    """As ``RedisServer``; answers as a cluster does, cross-slot refusals included."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        wrapper = folder / "redis-server"
+        bus = f"--cluster-enabled yes --cluster-port {self.port + 1 if self.port < 65_000 else self.port - 1}"
+        wrapper.write_text(f'#!/bin/sh\nexec {self._binary} "$@" {bus}\n')
+        wrapper.chmod(0o700)
+        self._binary = str(wrapper)
+
+    def start(self) -> None:
+        super().start()
+        self.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+        deadline = time.monotonic() + 10
+        while b"cluster_state:ok" not in self.command("CLUSTER", "INFO"):
+            if time.monotonic() > deadline:
+                raise RuntimeError("the cluster did not come up within 10 s")
+            time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def redis_cluster() -> Iterator[RedisClusterNode]:
+    """A cluster that runs until the block ends."""
+    with tempfile.TemporaryDirectory(prefix="portero-cluster-") as folder:
+        node = RedisClusterNode(Path(folder))
+        node.start()
+        try:
+            yield node
+        finally:
+            node.kill()
