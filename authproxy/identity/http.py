@@ -3,15 +3,18 @@ The one way Portero talks to providers: small JSON documents from places that po
 
 A provider's address is written by a tenant's editor and its answers by strangers, so both are treated as hostile: https
 only, vetted addresses, no redirects, no proxies of the environment, no cookies, no compression, a bound on bytes and on
-time, strict JSON. It refuses to know what the documents mean. What they say is never logged.
+time, strict JSON. It refuses to know what the documents mean. What they say is never logged, nor what was sent.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
+from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Any, Final, NamedTuple
+from urllib.parse import urlencode
 
 import aiohttp
 from yarl import URL
@@ -24,8 +27,14 @@ MAX_BODY_BYTES: Final = 256 * 1024
 """A JWKS of 64 RSA keys with certificates has about 200 KiB; Google's has 2 KiB."""
 TOTAL_TIMEOUT_S: Final = 5.0
 """From the look-up to the last byte: a provider that drips is one that does not answer."""
+MAX_CONNECTIONS_PER_HOST: Final = 16
+"""A shared provider has many tenants behind it, and a slow answer at its token endpoint must not keep keys waiting."""
 _READ_BYTES: Final = 16 * 1024
-_FIELDS: Final = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "portero"}
+_JSON: Final = "application/json"
+_FIELDS: Final = {"Accept": _JSON, "Accept-Encoding": "identity", "User-Agent": "portero"}
+_ANSWERS: Final[Mapping[str, frozenset[int]]] = {"GET": frozenset({200}), "POST": frozenset({200, 201})}
+_BEARER: Final = re.compile(r"[A-Za-z0-9\-._~+/]+=*")
+"""RFC 6750 section 2.1."""
 
 
 class Document(NamedTuple):
@@ -34,6 +43,7 @@ class Document(NamedTuple):
     value: dict[str, Any]
     cache_control: str
     """The field's value; empty when there was none."""
+    status: int = 200
 
 
 class ProviderHttp:
@@ -62,13 +72,57 @@ class ProviderHttp:
         self._sessions: dict[tuple[frozenset[str], bool], tuple[aiohttp.ClientSession, VettingResolver]] = {}
         self._is_closed = False
 
-    async def get(self, url: str, allowed_private_hosts: frozenset[str]) -> Document:
+    async def get(self, url: str, allowed_private_hosts: frozenset[str], *, bearer: str | None = None) -> Document:
         """
         Fetch one JSON object. The failure's text names the host and the kind of failure, never content.
 
+        With ``bearer``, an access token to show (userinfo), the answer must be ``application/json`` (OpenID Connect
+        Core section 5.3.2): signed userinfo is not asked for.
+
         Raises: ProviderUnavailable, and nothing else but cancellation.
         """
-        target = self._judge_url(url)
+        fields = _FIELDS
+        if bearer is not None:
+            if _BEARER.fullmatch(bearer) is None:
+                raise ProviderUnavailable("the access token cannot be shown as a bearer token")
+            fields = _FIELDS | {"Authorization": f"Bearer {bearer}"}
+        return await self._ask("GET", url, allowed_private_hosts, fields, None, self._timeout_s, bearer is not None)
+
+    async def post_form(
+        self,
+        url: str,
+        fields: Mapping[str, str],
+        allowed_private_hosts: frozenset[str],
+        *,
+        authorization: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Document:
+        """
+        Send a form (``application/x-www-form-urlencoded``, UTF-8) and take one JSON object for the answer: 200 and 201,
+        or a refusal from 400 to 499, which the caller tells apart by ``status``.
+
+        ``authorization`` is the field's value, the tenant's client and never a caller. ``timeout_s`` is for an answer
+        that is worth more patience than a document; None: as for ``get``.
+
+        Raises: ProviderUnavailable, and nothing else but cancellation.
+        """
+        head = _FIELDS | {"Content-Type": "application/x-www-form-urlencoded"}
+        if authorization is not None:
+            head["Authorization"] = authorization
+        body = urlencode(fields).encode("ascii")
+        return await self._ask("POST", url, allowed_private_hosts, head, body, timeout_s or self._timeout_s, True)
+
+    async def _ask(
+        self,
+        method: str,
+        url: str,
+        allowed_private_hosts: frozenset[str],
+        fields: Mapping[str, str],
+        body: bytes | None,
+        timeout_s: float,
+        must_say_json: bool,
+    ) -> Document:
+        target = self.judge_url(url)
         is_loopback_only = target.scheme == "http"
         session, resolver = self._session(allowed_private_hosts, is_loopback_only)
         host = target.raw_host or ""
@@ -76,16 +130,23 @@ class ProviderHttp:
             raise ProviderUnavailable(f"{host} may not be connected to")  # aiohttp does not resolve a literal
         try:
             async with (
-                asyncio.timeout(self._timeout_s),
-                session.get(target, allow_redirects=False, headers=_FIELDS) as answer,
+                asyncio.timeout(timeout_s),
+                session.request(
+                    method,
+                    target,
+                    allow_redirects=False,
+                    headers=fields,
+                    data=body,
+                    timeout=aiohttp.ClientTimeout(total=timeout_s),
+                ) as answer,
             ):
-                body = await _read(answer, host)
+                content = await _read(answer, host, must_say_json=must_say_json)
                 cache_control = ", ".join(answer.headers.getall("Cache-Control", []))
-            return Document(read_object(body, MAX_BODY_BYTES), cache_control)
+            return Document(read_object(content, MAX_BODY_BYTES), cache_control, answer.status)
         except NotStrict as error:
             raise ProviderUnavailable(f"{host} did not answer with a JSON object") from error
         except TimeoutError as error:
-            raise ProviderUnavailable(f"{host} did not answer within {self._timeout_s:g} s") from error
+            raise ProviderUnavailable(f"{host} did not answer within {timeout_s:g} s") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise ProviderUnavailable(f"{host} could not be asked: {error.__class__.__name__}") from error
 
@@ -97,8 +158,8 @@ class ProviderHttp:
         for session in sessions:
             await session.close()
 
-    def _judge_url(self, url: str) -> URL:
-        """Raises: ProviderUnavailable for a URL that is never asked."""
+    def judge_url(self, url: str) -> URL:
+        """Raises: ProviderUnavailable for a URL that is never asked, nor has a browser sent to it."""
         try:
             target = URL(url)
             port = target.port
@@ -125,7 +186,7 @@ class ProviderHttp:
                 resolver=resolver,
                 use_dns_cache=False,  # the addresses vetted are the addresses dialled
                 limit=64,
-                limit_per_host=4,
+                limit_per_host=MAX_CONNECTIONS_PER_HOST,
                 ssl=self._ssl,
             )
             session = aiohttp.ClientSession(
@@ -139,10 +200,13 @@ class ProviderHttp:
         return found
 
 
-async def _read(answer: aiohttp.ClientResponse, host: str) -> bytes:
+async def _read(answer: aiohttp.ClientResponse, host: str, *, must_say_json: bool) -> bytes:
     """The whole body, counted while it comes. Raises: ProviderUnavailable."""
-    if answer.status != 200:
+    is_refusal = answer.method == "POST" and 400 <= answer.status < 500
+    if answer.status not in _ANSWERS[answer.method] and not is_refusal:
         raise ProviderUnavailable(f"{host} answered {answer.status}")
+    if must_say_json and answer.headers.get("Content-Type", "").partition(";")[0].strip().lower() != _JSON:
+        raise ProviderUnavailable(f"{host} answered {answer.status} with another content type than {_JSON}")
     if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise ProviderUnavailable(f"{host} answered compressed, which was not asked for")
     if (answer.content_length or 0) > MAX_BODY_BYTES:
