@@ -22,7 +22,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed ## Install into .venv and run the demo.
 	$(BIN)/portero demo
 
-test: $(VENV)/.installed ## Install what the tests need (Redis, nginx, Caddy, wrk) and run all of them.
+test: $(VENV)/.installed ## Install what the tests need (Redis, nginx, Caddy, wrk, Node.js, Chromium) and run all of them.
 	sh tests/system-packages.sh
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
