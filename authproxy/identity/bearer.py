@@ -6,8 +6,8 @@ It decides with keys at hand, at once, and waits only where a key has to be fetc
 token is looked at: the token's unverified issuer may only choose among that tenant's own issuers, and there is no look
 into other tenants. It refuses to know sessions, policies beyond the list of issuers, and what a caller may do.
 
-Sessions will be an ``IdentitySource`` that wraps this one: ``Authorization`` wins over a session cookie, so it asks
-here first and looks at ``request.cookie`` only when there is no ``Authorization``.
+It names the token's subject, whoever shows it: that a token is bound to a key or has been revoked is asked by
+``callers``, which asks here among others.
 """
 
 from __future__ import annotations
@@ -18,29 +18,26 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Final, NamedTuple, Protocol
 
-import jwt
-
 from authproxy.identity import accounts
 from authproxy.identity.http import ProviderHttp
 from authproxy.identity.jwks import FetchCounter, JwksCache
-from authproxy.identity.keys import Candidates, Missing, SigningKey, Unavailable
+from authproxy.identity.keys import Candidates, Missing, Unavailable
 from authproxy.identity.secrets import Secrets
-from authproxy.identity.token_cache import MAX_TOKENS, CacheCounter, Slot, TokenCache
+from authproxy.identity.signature import is_signed
+from authproxy.identity.token_cache import MAX_TOKENS, CacheCounter, Known, Slot, TokenCache
 from authproxy.identity.trust import Trusted, TrustStore
 from policies.claims import groups_of, judge_claims
 from policies.decision import Challenge, Deny, Reason, Refusal
 from policies.principal import Principal, anonymous
 from policies.request import AccessRequest
 from policies.tables import ProviderSpec, TenantTable
-from policies.tokens import ALGORITHMS, UnverifiedHeader, inspect, read_authorization, refuse
+from policies.tokens import Credential, UnverifiedHeader, inspect, read_authorization, refuse
 
 _EMPTY: Final = refuse("the Authorization field is empty", "invalid_request")
 _UNKNOWN_ISSUER: Final = refuse("the token's issuer is not known here")
 _OTHER_ALGORITHM: Final = refuse("the token's algorithm is not one that is allowed for its issuer")
 _UNKNOWN_KEY: Final = refuse("the token is signed with a key that its issuer does not have")
 _FORGED: Final = refuse("the token's signature does not verify")
-
-_jws: Final = jwt.PyJWS(algorithms=sorted(ALGORITHMS))
 
 
 class IdentityMetrics(Protocol):
@@ -100,11 +97,11 @@ class BearerIdentity:
         """See ``IdentitySource``. A token seen before costs a digest and a few probes."""
         authorization = request.authorization
         if authorization is None:
-            return self._nobody(tenant)
+            return self.nobody(tenant)
         slot = (tenant.name, request.credential_digest or sha256(authorization).digest())
         known = self._tokens.find(tenant, slot, now)
         if known is not None:
-            return known
+            return known.principal
         found = self._judge(tenant, slot, authorization, now)
         return None if isinstance(found, _Pending) else found
 
@@ -113,7 +110,7 @@ class BearerIdentity:
         known = self.known_now(tenant, request, now)
         authorization = request.authorization
         if known is not None or authorization is None:
-            return known or self._nobody(tenant)
+            return known or self.nobody(tenant)
         slot = (tenant.name, request.credential_digest or sha256(authorization).digest())
         found = self._judge(tenant, slot, authorization, now)
         if not isinstance(found, _Pending):
@@ -129,10 +126,14 @@ class BearerIdentity:
         For the gate's ``identity-failure`` limit: an address that is guessing gets no more verifications, but those
         behind it who have been seen before go on. Costs and counts as a hit of ``identify_now`` does.
         """
-        authorization = request.authorization
-        if authorization is None:
-            return self._nobody(tenant)
-        digest = request.credential_digest or sha256(authorization).digest()
+        if request.authorization is None:
+            return self.nobody(tenant)
+        known = self.find(tenant, request, now)
+        return None if known is None else known.principal
+
+    def find(self, tenant: TenantTable, request: AccessRequest, now: float) -> Known | None:
+        """As ``known_now``, with what the cache knows of the token; only for a request with ``Authorization``."""
+        digest = request.credential_digest or sha256(request.authorization or b"").digest()
         return self._tokens.find(tenant, (tenant.name, digest), now)
 
     def revoke_all(self) -> None:
@@ -144,7 +145,7 @@ class BearerIdentity:
         await self._trust.close()
         await self._http.close()
 
-    def _nobody(self, tenant: TenantTable) -> Principal:
+    def nobody(self, tenant: TenantTable) -> Principal:
         """One anonymous caller a tenant, so that its role mask is worked out once a policy generation."""
         nobody = self._anonymous.get(tenant.name)
         if nobody is None:
@@ -158,9 +159,10 @@ class BearerIdentity:
         remembered = self._tokens.find_refusal(tenant, slot, now)
         if remembered is not None:
             return remembered
-        token = read_authorization(authorization)
-        if not isinstance(token, str):
-            return _in(tenant, token or _EMPTY)
+        credential = read_authorization(authorization)
+        if not isinstance(credential, Credential):
+            return _in(tenant, credential or _EMPTY)
+        token = credential.token
         header = inspect(token)
         if isinstance(header, Challenge):
             return _in(tenant, header)
@@ -188,7 +190,7 @@ class BearerIdentity:
                     tenant=tenant.name,
                 )
         slot, token, header, trusted = pending
-        key = next((key for key in found if _is_signed(token, key, header)), None)
+        key = next((key for key in found if is_signed(token, key, header)), None)
         spec = trusted.spec
         answer = _FORGED if key is None else judge_claims(header.claims, spec, tenant.name, now)
         if isinstance(answer, Principal) and key is not None:
@@ -204,24 +206,6 @@ class BearerIdentity:
 def _in(tenant: TenantTable, refusal: Refusal) -> Refusal:
     """The refusal with its tenant, for those who count and audit it."""
     return replace(refusal, tenant=tenant.name)
-
-
-def _is_signed(token: str, key: SigningKey, header: UnverifiedHeader) -> bool:
-    """
-    Whether ``key`` signed the token and exactly the bytes that the claims were read from.
-
-    Only the signature is PyJWT's business here: its claim checks take strings for numbers and the last of two members.
-    """
-    try:
-        signed = _jws.decode(
-            token,
-            key.key,
-            algorithms=[header.alg],
-            options={"verify_signature": True, "enforce_minimum_key_length": True},
-        )
-    except (jwt.PyJWTError, ValueError, TypeError):  # cryptography's own for a signature of a wrong shape
-        return False
-    return bool(signed == header.payload)
 
 
 def _count_nothing(labels: tuple[str], /) -> None:

@@ -38,10 +38,21 @@ class CacheCounter(Protocol):
     def add(self, labels: tuple[str], /) -> None: ...
 
 
-class _Known:
-    """A token that was verified. Mutable in ``keys`` alone, which follows the set in use."""
+class Known:
+    """A token that was verified. Mutable in ``keys``, which follows the set in use, and in ``settled``."""
 
-    __slots__ = ("epoch", "expires_at", "header", "issuer", "keys", "not_before", "principal", "thumbprint", "trusted")
+    __slots__ = (
+        "epoch",
+        "expires_at",
+        "header",
+        "issuer",
+        "keys",
+        "not_before",
+        "principal",
+        "settled",
+        "thumbprint",
+        "trusted",
+    )
 
     def __init__(
         self,
@@ -61,6 +72,8 @@ class _Known:
         self.keys = keys
         self.thumbprint = key.thumbprint
         self.epoch = epoch
+        self.settled = -1
+        """Generation of revocations at which nothing was left to ask about the caller but this entry (``callers``)."""
 
     def is_signed_in(self, keys: KeySet) -> bool:
         """Whether the token's header would still choose the same key."""
@@ -92,12 +105,12 @@ class TokenCache:
         self._trust = trust
         self._count = count
         self._max_tokens = max_tokens
-        self._tokens: OrderedDict[Slot, _Known] = OrderedDict()
+        self._tokens: OrderedDict[Slot, Known] = OrderedDict()
         self._forged: OrderedDict[Slot, _Forged] = OrderedDict()
         self._epoch = 0
 
-    def find(self, tenant: TenantTable, slot: Slot, now: float) -> Principal | None:
-        """Whom a token names, if everything that made it good still holds at ``now`` (Unix seconds)."""
+    def find(self, tenant: TenantTable, slot: Slot, now: float) -> Known | None:
+        """The token that was verified, if everything that made it good still holds at ``now`` (Unix seconds)."""
         known = self._tokens.get(slot)
         if known is None:
             return None
@@ -116,7 +129,7 @@ class TokenCache:
             known.keys = keys
         self._tokens.move_to_end(slot)
         self._count(("hit",))
-        return known.principal
+        return known
 
     def find_refusal(self, tenant: TenantTable, slot: Slot, now: float) -> Refusal | None:
         """Why a token was refused a moment ago, if it would be again; else it has to be verified."""
@@ -140,7 +153,7 @@ class TokenCache:
         """Remember a token that ``key`` signed; not if that key has gone out of use meanwhile."""
         keys = trusted.source.current(now)
         if keys is not None and key.thumbprint in keys.thumbprints:
-            _put(self._tokens, slot, _Known(principal, header, trusted, keys, key, self._epoch), self._max_tokens)
+            _put(self._tokens, slot, Known(principal, header, trusted, keys, key, self._epoch), self._max_tokens)
 
     def keep_refusal(self, slot: Slot, refusal: Refusal, issuer: str, trusted: Trusted, now: float) -> None:
         """Remember a bad token for a moment; not one that time alone may make good."""
