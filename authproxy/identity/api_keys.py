@@ -25,7 +25,7 @@ from policies.decision import Challenge, Deny, Reason, Refusal
 from policies.principal import API_KEY_PROVIDER, Principal
 from policies.request import AccessRequest
 from policies.tables import ApiKeySpec, PolicySet, TenantTable
-from policies.tokens import read_authorization
+from policies.tokens import Credential, read_authorization
 
 FRESH_S: Final = 1.0
 """How long a reading is used without looking again."""
@@ -170,8 +170,8 @@ class ApiKeys:
         self._callers.clear()
 
     def _judge(self, tenant: TenantTable, request: AccessRequest, file: _File, now: float) -> Principal | Refusal:
-        key = read_authorization(request.authorization)
-        if not isinstance(key, str):
+        key = _key_of(request)
+        if key is None:
             return _refuse(tenant, _NO_KEY)
         entries = file.by_digest
         if entries is None:
@@ -270,10 +270,16 @@ def unusable_api_keys(policies: PolicySet, secrets: Secrets) -> list[str]:
 
 def _refuse_early(tenant: TenantTable, request: AccessRequest) -> Refusal | None:
     """What needs no file: a credential of another form, and a tenant without API keys."""
-    key = read_authorization(request.authorization)
-    if not isinstance(key, str) or not is_key(key) or not tenant.api_keys:
+    key = _key_of(request)
+    if key is None or not is_key(key) or not tenant.api_keys:
         return _refuse(tenant, _NO_KEY)
     return None
+
+
+def _key_of(request: AccessRequest) -> str | None:
+    """What is shown by the ``Bearer`` scheme; a key is bound to nothing, so it is no DPoP token."""
+    shown = read_authorization(request.authorization)
+    return shown.token if isinstance(shown, Credential) and shown.scheme == "Bearer" else None
 
 
 def _refuse(tenant: TenantTable, detail: str) -> Challenge:
