@@ -141,7 +141,11 @@ def _trimmed(parts: list[Part]) -> list[Part]:
 
 
 def _folded(text: str) -> str:
-    """Without case. Decomposed first: folding a letter apart from its marks would not be stable (definition D145)."""
+    """
+    Without case. Decomposed first: folding a letter apart from its marks would not be stable (definition D145).
+
+    Directories compare more loosely (Active Directory takes ``é`` for ``e``): two of one directory never meet.
+    """
     return normalize("NFC", normalize("NFD", text).casefold())
 
 

@@ -140,6 +140,8 @@ def _flaw_of_scheme(text: str, example: str, *, allow_loopback_http: bool) -> st
     """Whether it is a URL without user information, and https; plain http on loopback for the demo alone."""
     parts = _split(text)
     host = _host(parts)
+    if parts is not None and "@" in parts.netloc:  # not shown: a password may stand there
+        return f"the address names a user before its host; expected none, such as {example}"
     if parts is None or host is None or parts.scheme not in _DEFAULT_PORT:
         return f"{text!r} is no URL; expected such as {example}"
     if parts.scheme == "http" and not is_loopback(host):

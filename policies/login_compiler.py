@@ -91,18 +91,20 @@ def compile_sessions(source: Source[TenantDocument], findings: Findings) -> Sess
     """A tenant's ``sessions``; the defaults where it says nothing."""
     document = source.document
     entry = document.sessions or Sessions()
-    idle_s, absolute_s = seconds(entry.idle), seconds(entry.absolute)
+    absolute_s = seconds(entry.absolute)
+    is_idle_given = "idle" in entry.model_fields_set
+    idle_s = seconds(entry.idle) if is_idle_given else min(seconds(entry.idle), absolute_s)
     if document.sessions is not None and not any(provider.login is not None for provider in document.identity):
         text = "nobody can have a session: expected login: {…} at one of the providers in identity"
         findings.mistake_of_key(source, text, "sessions")
     if idle_s < MIN_IDLE_S:
-        findings.mistake(source, f"{entry.idle} is too short; expected at least 2m", "sessions", "idle")
+        key, value = ("idle", entry.idle) if is_idle_given else ("absolute", entry.absolute)
+        findings.mistake(source, f"{value} is too short; expected at least 2m", "sessions", key)
     if absolute_s > MAX_ABSOLUTE_S:
         findings.mistake(source, f"{entry.absolute} is too long; expected at most 720h", "sessions", "absolute")
     if idle_s > absolute_s:
-        key = "idle" if "idle" in entry.model_fields_set else "absolute"
-        text = f"a session would end at {entry.absolute} before {entry.idle} without use; expected idle <= absolute"
-        findings.mistake(source, text, "sessions", key)
+        text = f"a session ends after {entry.absolute} and so before {entry.idle} without use; expected idle <= absolute"
+        findings.mistake(source, text, "sessions", "idle")
     return SessionsSpec(entry.store, idle_s, absolute_s)
 
 

@@ -179,6 +179,8 @@ def _literal_missed(detail: ErrorDetails) -> str:
         return f"{show(value)} is never believed: who can verify such a token can forge it; expected one of {expected}"
     if detail["loc"] == ("mode", AS_TEXT):
         return f"{show(value)} is unknown here; expected 'enforce' or 'disabled', or {{shadow: [policy, limits]}}"
+    if not isinstance(value, str):
+        return f"{what(value)}; expected {expected}"
     near = get_close_matches(str(value), [word.strip("' ") for word in expected.replace(" or ", ", ").split(",")], 1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"{show(value)} is unknown here; {hint}expected {expected}"

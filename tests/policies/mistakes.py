@@ -223,7 +223,7 @@ MISFITS: Final[dict[str, tuple[str, str]]] = {
     ),
     "issuer with user": (
         "identity: [{name: p, issuer: 'https://u@a.example', audiences: [a], algorithms: [RS256]}]\n",
-        "3:30: 'https://u@a.example' is no URL; expected such as https://id.acme.example/realms/acme",
+        "3:30: the address names a user before its host; expected none, such as https://id.acme.example/realms/acme",
     ),
     "issuer that is no URL": (
         "identity: [{name: p, issuer: accounts.example, audiences: [a], algorithms: [RS256]}]\n",

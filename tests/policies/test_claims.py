@@ -1,17 +1,20 @@
 """What verified claims are worth in one tenant."""
 
+# Longer than other test modules: one table a claim.
+
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.claims import judge_claims, may_heal, not_before
+from policies.claims import bound, groups_of, has_overage, judge_claims, may_heal, not_before, person, with_userinfo
 from policies.decision import Challenge, Deny, Reason
-from policies.principal import SERVICE_ACCOUNT_PROVIDER, Principal
-from policies.tables import ProviderSpec
+from policies.principal import SERVICE_ACCOUNT_PROVIDER, Confirmation, Principal
+from policies.tables import GroupsSpec, ProviderSpec
 from tests.fakes.identity import a_provider, an_account
 from tests.policies.test_tokens import json_values
 
@@ -185,33 +188,33 @@ def test_the_tenant_claim_may_lie_deeper() -> None:
 @pytest.mark.parametrize(
     ("path", "given", "expected"),
     [
-        ("groups", {"groups": ["a", "b", "a"]}, {"a", "b"}),
-        ("groups", {"groups": "a"}, {"a"}),
-        ("groups", {"groups": "a b"}, {"a b"}),
-        ("realm_access.roles", {"realm_access": {"roles": ["a"]}}, {"a"}),
-        ("realm_access.roles", {"realm_access.roles": ["a"]}, {"a"}),
-        ("realm_access.roles", {"realm_access": ["roles"]}, set()),
-        ("realm_access.roles", {"realm_access": {"roles": {"a": 1}}}, set()),
-        ("groups", {}, set()),
-        ("groups", {"groups": []}, set()),
-        ("groups", {"groups": 7}, set()),
-        ("groups", {"groups": True}, set()),
-        ("groups", {"groups": {"a": 1}}, set()),
-        ("groups", {"groups": ["a", 7]}, set()),
-        ("groups", {"groups": ["a", ["b"]]}, set()),
-        ("groups", {"groups": ["a", ""]}, set()),
-        ("groups", {"groups": ["a\r\nb"]}, set()),
-        ("groups", {"groups": ["a" * 257]}, set()),
-        ("groups", {"groups": [f"g{number}" for number in range(1001)]}, set()),
-        (None, {"groups": ["a"]}, set()),
+        ("groups", {"groups": ["a", "b", "a"]}, ["a", "b"]),
+        ("groups", {"groups": "a"}, ["a"]),
+        ("groups", {"groups": "a b"}, ["a b"]),
+        ("realm_access.roles", {"realm_access": {"roles": ["a"]}}, ["a"]),
+        ("realm_access.roles", {"realm_access.roles": ["a"]}, ["a"]),
+        ("realm_access.roles", {"realm_access": ["roles"]}, []),
+        ("realm_access.roles", {"realm_access": {"roles": {"a": 1}}}, []),
+        ("groups", {}, []),
+        ("groups", {"groups": []}, []),
+        ("groups", {"groups": 7}, []),
+        ("groups", {"groups": True}, []),
+        ("groups", {"groups": {"a": 1}}, []),
+        ("groups", {"groups": ["a", 7]}, []),
+        ("groups", {"groups": ["a", ["b"]]}, []),
+        ("groups", {"groups": ["a", ""]}, []),
+        ("groups", {"groups": ["a\r\nb"]}, []),
+        ("groups", {"groups": ["a" * 257]}, []),
+        ("groups", {"groups": [f"g{number}" for number in range(1001)]}, []),
+        (None, {"groups": ["a"]}, []),
     ],
     ids=repr,
 )
-def test_groups_are_a_list_of_strings_or_nothing(path: str | None, given: dict[str, Any], expected: set[str]) -> None:
+def test_groups_are_a_list_of_strings_or_nothing(path: str | None, given: dict[str, Any], expected: list[str]) -> None:
     """A15: a claim of another type gives no group, and the caller is still named."""
     caller = judge(claims(**given), a_provider(groups_claim=path))
     assert isinstance(caller, Principal)
-    assert caller.groups == expected
+    assert sorted(caller.groups) == expected
 
 
 TWO = {"acme": {"groups": ["guest"]}, "globex": {"groups": ["admin"]}}
@@ -246,8 +249,10 @@ def test_groups_beside_the_tenants_count_for_a_single_tenant_only() -> None:
         {"groups": {"banned": True}},
         {"groups": ["banned"], "organization": ["acme", "globex"]},
         {"_claim_names": {"groups": "src1"}, "_claim_sources": {"src1": {"endpoint": "https://id.example/groups"}}},
+        {"hasgroups": True},
+        {"hasgroups": True, "organization": ["acme", "globex"]},
     ],
-    ids=["long", "unprintable", "many", "mapping", "of two tenants", "elsewhere"],
+    ids=["long", "unprintable", "many", "mapping", "of two tenants", "elsewhere", "too many", "too many of two"],
 )
 def test_groups_that_cannot_be_had_are_not_no_groups(given: dict[str, Any]) -> None:
     """P4: who makes his groups unreadable gets no role by them and escapes no deny rule on them either."""
@@ -265,6 +270,216 @@ def test_a_token_without_groups_is_of_somebody_without_groups(given: dict[str, A
     caller = judge(claims(**given), a_provider(groups_claim="groups"))
     assert isinstance(caller, Principal)
     assert not caller.has_unknown_groups
+
+
+IDS = GroupsSpec(form="object_ids", names={"0f2e4bb1-95ac-4d1c-a6bc-2d6d39c8b1f7": "analysts"})
+OTHER_ID = "5d0c0f4e-95ac-4d1c-a6bc-2d6d39c8b1f7"
+
+
+@pytest.mark.parametrize(
+    ("spec", "given", "expected"),
+    [
+        (IDS, ["0F2E4BB1-95AC-4D1C-A6BC-2D6D39C8B1F7"], ["analysts"]),
+        (IDS, ["0F2E4BB1-95AC-4D1C-A6BC-2D6D39C8B1F7", OTHER_ID.upper()], [OTHER_ID, "analysts"]),
+        (replace(IDS, drops_unnamed=True), ["0f2e4bb1-95ac-4d1c-a6bc-2d6d39c8b1f7", OTHER_ID], ["analysts"]),
+        (replace(IDS, drops_unnamed=True), [OTHER_ID], []),
+        (IDS, ["analysts"], None),
+        (replace(IDS, drops_unnamed=True), ["0f2e4bb1-95ac-4d1c-a6bc-2d6d39c8b1f7", "analysts"], None),
+        (GroupsSpec(names={"ACME\\analysts": "analysts"}), ["ACME\\analysts", " sre"], ["analysts", "sre"]),
+        (GroupsSpec(), ["E\u0301quipe"], ["Équipe"]),
+        (
+            GroupsSpec(form="distinguished_names", names={"cn=smith\\, ana,dc=x": "ana"}),
+            ["CN=Smith\\2C Ana, DC=X", "CN=Ana,DC=x"],
+            ["ana", "cn=ana,dc=x"],
+        ),
+        (GroupsSpec(form="distinguished_names"), ["CN=" + "a" * 1000], ["cn=" + "a" * 1000]),
+        (GroupsSpec(form="distinguished_names"), ["CN=a,DC=x", "Ana"], None),
+    ],
+)
+def test_groups_are_called_as_bindings_call_them(
+    spec: GroupsSpec, given: list[str], expected: list[str] | None
+) -> None:
+    """However the provider spells them; one that is of no such form makes all of them unknown."""
+    caller = judge(claims(groups=given), a_provider(groups=spec))
+    assert isinstance(caller, Principal)
+    assert (sorted(caller.groups), caller.has_unknown_groups) == (expected or [], expected is None)
+
+
+# --- groups that stand elsewhere -------------------------------------------------------------------------------------
+
+OVERAGE: dict[str, Any] = {"_claim_names": {"groups": "src1"}, "_claim_sources": {"src1": {"endpoint": "https://e/"}}}
+
+
+@pytest.mark.parametrize(
+    ("given", "is_over"),
+    [
+        ({}, False),
+        ({"groups": []}, False),
+        (OVERAGE, True),
+        ({"hasgroups": True}, True),
+        ({"hasgroups": False}, False),
+        ({"hasgroups": "true"}, True),
+        ({"groups": ["a"], **OVERAGE}, False),
+        ({"_claim_names": {"address": "src1"}}, False),
+        ({"_claim_names": ["groups"]}, False),
+    ],
+    ids=repr,
+)
+def test_overage_is_what_the_token_says_it_is(given: dict[str, Any], is_over: bool) -> None:
+    """OpenID Connect Core section 5.6.2; unknown groups until userinfo has been asked."""
+    provider = a_provider()
+    assert has_overage(claims(**given), provider) is is_over
+    assert (groups_of(claims(**given), provider, "acme") is None) is is_over
+    assert not has_overage(claims(**given), a_provider(groups_claim=None))
+
+
+def test_userinfo_answers_overage() -> None:
+    """Then the groups are known; where userinfo does not name them either, they stay unknown."""
+    provider = a_provider()
+    merged = with_userinfo(claims(**OVERAGE), {"sub": "ana", "groups": ["analysts"]}, provider)
+    assert groups_of(merged, provider, "acme") == frozenset({"analysts"})
+    assert not has_overage(merged, provider)
+    merged = with_userinfo(claims(**OVERAGE), {"sub": "ana"}, provider)
+    assert groups_of(merged, provider, "acme") is None
+
+
+@pytest.mark.parametrize(
+    ("source", "token", "userinfo", "expected"),
+    [
+        ("userinfo", {}, {"groups": ["a"]}, ["a"]),
+        ("userinfo", {"groups": ["old"]}, {"groups": ["a"]}, ["a"]),
+        ("userinfo", {"groups": ["old"]}, {}, []),
+        ("id_token", {"groups": ["a"]}, {"groups": ["b"]}, ["a"]),
+        ("id_token", {}, {"groups": ["b"]}, []),
+    ],
+)
+def test_groups_have_one_source(
+    source: Any, token: dict[str, Any], userinfo: dict[str, Any], expected: list[str]
+) -> None:
+    """Where the policy says that they come from; the other's do not count."""
+    provider = a_provider(groups=GroupsSpec(source))
+    assert groups_of(with_userinfo(claims(**token), userinfo, provider), provider, "acme") == frozenset(expected)
+
+
+def test_userinfo_adds_and_never_replaces() -> None:
+    """What has been verified stands: issuer, audience, times, subject, tenant, bond."""
+    token = claims(organization="acme", cnf={"jkt": JKT})
+    hostile = dict.fromkeys((*token, "email"), "x") | {"exp": 9e9, "organization": ["globex"], "name": "Ana"}
+    merged = with_userinfo(token, hostile, a_provider(tenant_claim="organization"))
+    assert {name: merged[name] for name in token} == token
+    assert merged["name"] == "Ana"
+
+
+@pytest.mark.parametrize(
+    "token", [{"email": "boss@acme.example"}, {"email": "boss@acme.example", "email_verified": False}]
+)
+def test_an_address_is_not_verified_by_the_flag_of_another(token: dict[str, Any]) -> None:
+    """AP-R4, nOAuth: address and flag come from one of the two answers."""
+    provider = a_provider(email_domains=frozenset({"acme.example"}))
+    merged = with_userinfo(claims(**token), {"email": "eve@acme.example", "email_verified": True}, provider)
+    caller = judge(merged, provider)
+    assert isinstance(caller, Principal)
+    assert caller.email is None
+    caller = judge(with_userinfo(claims(), {"email": "eve@acme.example", "email_verified": True}, provider), provider)
+    assert caller.email == "eve@acme.example"
+
+
+@pytest.mark.parametrize("token", ["acme", ["acme"], {"acme": {"groups": ["old"]}}], ids=repr)
+def test_userinfo_never_makes_a_token_good_for_a_further_tenant(token: Any) -> None:
+    """T4, T5: groups are looked up in the token's own tenants, whatever userinfo lists."""
+    provider = a_provider(
+        tenant_claim="organization", groups_claim="organization.groups", groups=GroupsSpec("userinfo")
+    )
+    merged = with_userinfo(claims(organization=token), {"organization": TWO}, provider)
+    assert merged["organization"] == {"acme": {"groups": ["guest"]}}
+    caller = judge(merged, provider)
+    assert isinstance(caller, Principal)
+    assert caller.groups == {"guest"}
+    assert isinstance(judge(merged, provider, "globex"), Deny)
+    for answer in ({}, {"organization": "acme"}, {"organization": {"globex": {"groups": ["admin"]}}}):
+        caller = judge(with_userinfo(claims(organization=token), answer, provider), provider)
+        assert isinstance(caller, Principal)
+        assert caller.groups == frozenset()
+
+
+# --- bound tokens ----------------------------------------------------------------------------------------------------
+
+JKT = "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"
+X5T = "A4DtL2JmUMhAsvJj5tKyn64SqzmuXbMrJa0n761y5v0"
+
+
+@pytest.mark.parametrize(
+    ("members", "confirmation"),
+    [
+        ({"jkt": JKT}, Confirmation(jkt=JKT)),
+        ({"x5t#S256": X5T}, Confirmation(x5t=X5T)),
+        ({"jkt": JKT, "x5t#S256": X5T}, Confirmation(JKT, X5T)),
+    ],
+)
+def test_a_bound_token_says_to_what(members: dict[str, str], confirmation: Confirmation) -> None:
+    """RFC 9449 section 6.1, RFC 8705 section 3.1; both means both."""
+    for provider in (a_provider(), a_provider(requires_bound_tokens=True)):
+        caller = judge(claims(cnf=members), provider)
+        assert isinstance(caller, Principal)
+        assert caller.confirmation == confirmation
+    account = judge_claims(account_claims(cnf=members), an_account(), "acme", NOW)
+    assert isinstance(account, Principal)
+    assert account.confirmation == confirmation
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        *({}, [], "", 7, True, JKT, [JKT], {"jkt": None}, {"jkt": ""}, {"jkt": 7}, {"jkt": [JKT]}),
+        *({"jkt": JKT[:-1]}, {"jkt": JKT + "="}, {"jkt": JKT + "A"}, {"jkt": JKT[:-1] + "J"}, {"jkt": JKT + "\n"}),
+        *({"jkt": JKT.replace("-", "+")}, {"JKT": JKT}, {"x5t": X5T}, {"x5t#s256": X5T}, {"kid": "1"}),
+        *({"jwk": {"kty": "EC"}}, {"jku": "https://evil.example/k"}, {"jkt": JKT, "kid": "1"}, {"jkt": JKT, "": 1}),
+    ],
+    ids=repr,
+)
+def test_a_bond_that_is_not_understood_is_not_ignored(members: Any) -> None:
+    """Whoever stole the token would profit from a constraint that nobody checks."""
+    given = {**claims(), "cnf": members}
+    assert isinstance(judge(given), Challenge)
+    assert isinstance(judge_claims({**account_claims(), "cnf": members}, an_account(), "acme", NOW), Challenge)
+
+
+def test_a_null_bond_is_not_understood_either() -> None:
+    """Absent is absent; null is something that somebody wrote."""
+    assert isinstance(judge({**claims(), "cnf": None}), Challenge)
+
+
+def test_a_provider_may_demand_bound_tokens() -> None:
+    """``bound_tokens: require``: a bearer token that anybody may use is refused, and time heals nothing."""
+    refusal = judge(claims(), a_provider(requires_bound_tokens=True))
+    assert isinstance(refusal, Challenge)
+    assert (refusal.reason, refusal.error) == (Reason.CREDENTIAL_INVALID, "invalid_token")
+    assert not may_heal(refusal)
+
+
+def test_a_login_needs_no_bond() -> None:
+    """What a login came to is bound to the browser by its session, whatever its tokens say."""
+    caller = person(claims(cnf={"kid": "1"}), a_provider(requires_bound_tokens=True), "acme", NOW + 9)
+    assert isinstance(caller, Principal)
+    assert caller.confirmation is None
+
+
+def test_a_refusal_stays_the_refusal_it_was() -> None:
+    """Whom the claims name is judged before what they are bound to."""
+    refusal = Deny(Reason.TENANT_MISMATCH)
+    assert bound(refusal, {"cnf": 7}, is_required=True) is refusal
+    other = judge(claims(organization="globex", cnf=7), SHARED)
+    assert isinstance(other, Deny)
+
+
+def test_a_person_has_what_logout_and_whoami_ask_for() -> None:
+    """Issuer, the provider's session, when it was established, a name to show."""
+    caller = judge(claims(sid="s1", name="Ana Núñez"))
+    assert (caller.issuer, caller.sid, caller.issued_at) == ("https://id.example", "s1", NOW - 5)
+    assert caller.name == "Ana Núñez"
+    bare = judge(claims(sid=7, name="a\nb", iat=None))
+    assert (bare.sid, bare.name, bare.issued_at) == (None, None, 0.0)
+    assert len(judge(claims(name="a" * 1000)).name) == 128
 
 
 # --- e-mail --------------------------------------------------------------------------------------------------------
@@ -359,11 +574,15 @@ def test_dispatchs_tokens_need_leave() -> None:
 
 
 @given(
-    st.dictionaries(st.sampled_from(["iss", "sub", "aud", "exp", "iat", "nbf", "groups", "organization"]), json_values)
+    st.dictionaries(
+        st.sampled_from(["iss", "sub", "aud", "exp", "iat", "nbf", "groups", "organization", "cnf", "_claim_names"]),
+        json_values,
+    )
 )
 def test_any_claims_give_an_answer(found: dict[str, Any]) -> None:
     """P5: whatever the claims hold, there is an answer and no exception."""
-    for spec in (a_provider(), SHARED, an_account(allows_missing_audience=True)):
+    of_directory = a_provider(groups=GroupsSpec(form="distinguished_names"), requires_bound_tokens=True)
+    for spec in (a_provider(), SHARED, of_directory, an_account(allows_missing_audience=True)):
         assert isinstance(judge_claims(found, spec, "acme", NOW), Principal | Challenge | Deny)
         assert isinstance(judge_claims({**claims(), **found}, spec, "acme", NOW), Principal | Challenge | Deny)
 
@@ -382,3 +601,16 @@ def test_a_token_is_good_exactly_in_its_window(
     assert isinstance(answer, Principal) == is_in_window
     if isinstance(answer, Challenge):
         assert may_heal(answer) == (now < expires_at)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["sub", "groups", "organization", "email", "_claim_names"]), json_values),
+    st.dictionaries(st.sampled_from(["sub", "groups", "organization", "email", "_claim_names"]), json_values),
+)
+def test_any_userinfo_can_be_merged(token: dict[str, Any], userinfo: dict[str, Any]) -> None:
+    """P5: whatever both say, there is an answer, and nothing that the token says is another afterwards but groups."""
+    for path in ("groups", "organization.groups"):
+        provider = a_provider(tenant_claim="organization", groups_claim=path, groups=GroupsSpec("userinfo"))
+        merged = with_userinfo(token, userinfo, provider)
+        assert isinstance(judge_claims(merged, provider, "acme", NOW), Principal | Challenge | Deny)
+        assert all(merged[name] == token[name] for name in ("sub", "email") if name in token)
