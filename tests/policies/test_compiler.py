@@ -23,7 +23,7 @@ from policies.policytest import run_tests
 from policies.route_compiler import compile_routes
 from policies.rule_compiler import RuleInputs, rule_inputs
 from policies.scope import Claim, Scope, is_within, overlaps, pattern
-from policies.tables import Ceilings, ColdStart, Pattern, RoutePart, TenantTable, Timeouts
+from policies.tables import Ceilings, ClientSpec, ColdStart, LoginSpec, Pattern, RoutePart, TenantTable, Timeouts
 from policies.tenancy import function_spec
 from tests.policies.mistakes import LOGIN, MISFITS
 from tests.policies.reference import routes_overlap
@@ -479,7 +479,7 @@ def test_every_mistake_of_every_file_at_once() -> None:
     ]
 
 
-WHO = "39: expected provider and subject, or service_account; without a caller leave as out"
+WHO = "39: expected provider and subject, or service_account, or api_key; without a caller leave as out"
 
 
 @pytest.mark.parametrize(
@@ -492,6 +492,15 @@ WHO = "39: expected provider and subject, or service_account; without a caller l
         (
             "as: {provider: login, subject: s, service_account: ci}, expect: allow",
             [WHO, "86: the service account 'ci' is unknown; none is defined"],
+        ),
+        ("as: {api_key: k}, expect: allow", ["49: the API key 'k' is unknown; none is defined"]),
+        (
+            "as: {service_account: ci, api_key: k}, expect: allow",
+            [
+                WHO,
+                "57: the service account 'ci' is unknown; none is defined",
+                "70: the API key 'k' is unknown; none is defined",
+            ],
         ),
         ("expect: deny, reason: rate-limit", ["57: the reason 'rate-limit' is unknown; did you mean 'rate-limited'?"]),
         ("expect: allow, reason: x", ["50: an allow has no reason; expected one beside a refusal only"]),
@@ -543,13 +552,6 @@ def test_test_file_of_no_tenant() -> None:
         (
             "functions: {web: {cold_start: {overflow: page}}}\n",
             "3:42: overflow: page is kept for later; until then it refuses like reject",
-        ),
-        (
-            (
-                "identity: [{name: p, issuer: 'https://id.example', audiences: [a], algorithms: [ES256], "
-                "login: {client_id: c}}]\n"
-            ),
-            "3:89: login is kept for later; until then callers send bearer tokens",
         ),
     ],
 )
@@ -672,7 +674,7 @@ def test_provider_and_account_become_specs() -> None:
     assert (provider.email_claim, provider.name_claim, set(provider.email_domains)) == ("m", "n", {"acme.example"})
     assert (provider.jwks_uri, provider.max_token_lifetime_s) == ("https://id.example/keys", 3600.0)
     assert provider.allowed_private_hosts == {"id.example"}
-    assert provider.login == {"client_id": "c", "client_secret": "s", "scopes": ["openid", "email"]}
+    assert provider.login == LoginSpec(ClientSpec("c", "client_secret_basic", "s"), ("openid", "email"), "p")
     assert provider.where == "acme.yaml:4"
     (account,) = acme.service_accounts
     assert account.public_keys == ("new.pem", "old.pem")

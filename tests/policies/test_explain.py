@@ -48,12 +48,14 @@ roles:
 bindings:
   - {id: analysts, roles: [analyst], groups: [analysts]}
   - {id: eva, roles: [editor], emails: [eva@acme.example]}
-  - {id: robots, roles: [robot], service_accounts: [ci]}
+  - {id: robots, roles: [robot], service_accounts: [ci], subjects: ["api-key|reporting"]}
 deny:
   - {id: eu-only, functions: ["*"], actions: [invoke], when: 'claims.region != "eu"', unless: {groups: [analysts]}}
 limits:
   - {id: per-caller, per: subject, rate: 20/s, burst: 40}
   - {id: parallel, per: function, concurrent: 9}
+api_keys:
+  - {name: reporting, groups: [analysts]}
 """
 
 
@@ -177,6 +179,8 @@ def test_what_question_1_refuses(policies: PolicySet, request_line: str, decisio
         ExplainRequest("GET http://acme.localhost/", source_ip="somewhere"),
         ExplainRequest("GET http://acme.localhost/", "ghost", "ana"),
         ExplainRequest("GET http://acme.localhost/", "service-account", "ghost"),
+        ExplainRequest("GET http://acme.localhost/", "api-key", "ghost"),
+        ExplainRequest("GET http://acme.localhost/", "api-key", "reporting", groups=["more"]),
         ExplainRequest("GET http://acme.localhost/", "service-account", "ci", groups=["more"]),
         ExplainRequest("GET http://acme.localhost/reports/es", action="fly"),
     ],
@@ -275,3 +279,22 @@ def test_explain_never_disagrees_with_the_data_path(
         return
     rehearsal = rehearse(policies, request, principal, 0.0)
     assert rehearsal.decision == (request if isinstance(request, Deny) else decide(policies, request, principal))
+
+
+def test_an_api_key_is_explained_like_a_person(policies: PolicySet) -> None:
+    """Its groups stand in the policy; its roles come by its own name and by them."""
+    said = ask(policies, "GET http://acme.localhost/reports/es", "api-key", "reporting").text()
+    assert "api-key|reporting in analysts" in said
+    assert "holds analyst by binding analysts (acme.yaml:18)" in said
+    assert "holds robot by binding robots (acme.yaml:20)" in said
+    assert "=> allowed" in said
+
+
+def test_an_own_page_is_said_to_be_one(policies: PolicySet) -> None:
+    """It reaches no function, and it judges its callers itself."""
+    said = ask(policies, "GET http://acme.localhost/.portero/whoami")
+    assert said.is_allowed
+    assert said.decision == "answered by Portero itself: its own page /.portero/whoami"
+    assert [step.outcome for step in said.steps] == ["yes", "not asked", "not asked", "not asked", "not asked"]
+    assert "tenant acme (acme.yaml:2), Portero's own page: it judges its callers itself" in said.text()
+    assert not ask(policies, "GET http://idle.localhost/.portero/whoami").is_allowed

@@ -25,6 +25,8 @@ identity:
   - {{name: login, issuer: "https://id.example", audiences: [acme], algorithms: [ES256], claims: {{groups: groups}}}}
 service_accounts:
   - {{name: ci, public_key: ci.pem, audiences: [acme], groups: [robots]}}
+api_keys:
+  - {{name: reporting, groups: [readers], expires: 2027-06-30}}
 functions: {{form: {{access: public}}}}
 routes:
   - {{id: reports, path: "/reports/{{country}}", function: report, to: "/by/{{country}}"}}
@@ -33,7 +35,7 @@ roles:
   robot: {{allow: [{{functions: ["*"], actions: [deploy]}}]}}
 bindings:
   - {{id: analysts, roles: [analyst], groups: [analysts]}}
-  - {{id: robots, roles: [robot], service_accounts: [ci]}}
+  - {{id: robots, roles: [robot], service_accounts: [ci], subjects: ["api-key|reporting"]}}
 deny:
   - {{id: night, functions: ["*"], actions: [invoke], when: {{time: {{from: "22:00", to: "06:00"}}}}}}
   - {{id: office, functions: [office], actions: ["*"], unless: {{source_ip: [198.51.100.0/24]}}}}
@@ -70,6 +72,10 @@ HOLDING = (
     "as: {service_account: ci}, request: PUT /function/report, action: deploy, expect: allow, rule: robot/1",
     "as: {service_account: ci}, request: PUT /function/office, action: deploy, source_ip: 198.51.100.7, expect: allow",
     "as: {service_account: ci}, request: PUT /function/office, action: deploy, expect: deny, rule: office",
+    "as: {api_key: reporting}, request: PUT /function/report, action: deploy, expect: allow, rule: robot/1",
+    "as: {api_key: reporting}, request: GET /reports/es, expect: deny, reason: no-rule-allows",
+    "request: GET /.portero/whoami, expect: allow",
+    f"{ANA}, request: POST /.portero/logout, expect: allow",
     "request: GET http://acme.localhost/nothing, expect: deny, reason: route-unknown",
     "request: GET http://any.acme.example/function/form, expect: allow",
     "request: GET http://nowhere.example/, expect: deny, reason: tenant-unknown",
@@ -90,7 +96,7 @@ def test_a_case_that_holds(case: str) -> None:
         (
             f"{ANA}, request: GET /reports/es, expect: deny",
             "expect",
-            "expected deny, got allow by the rule analyst/1 (acme.yaml:12)",
+            "expected deny, got allow by the rule analyst/1 (acme.yaml:14)",
         ),
         (
             "request: GET /function/form, expect: challenge",
@@ -111,7 +117,7 @@ def test_a_case_that_holds(case: str) -> None:
         (
             "as: {service_account: ci}, request: PUT /function/office, action: deploy, expect: deny, rule: night",
             "rule",
-            "expected the rule 'night' to decide, got deny denied-by-rule by the rule office (acme.yaml:19)",
+            "expected the rule 'night' to decide, got deny denied-by-rule by the rule office (acme.yaml:21)",
         ),
         (
             f"{ANA}, request: GET /reports/es, expect: allow, function: form",
@@ -127,7 +133,16 @@ def test_a_case_that_holds(case: str) -> None:
             "as",
             "groups of a service account stand in the policy",
         ),
+        (
+            "as: {api_key: reporting, groups: [more]}, request: GET /function/form, expect: allow",
+            "as",
+            "groups of an API key stand in the policy",
+        ),
         ("request: GET http://x.globex.example/function/f, expect: challenge", "request", "for the tenant globex"),
+        ("request: GET http://x.globex.example/.portero/login, expect: allow", "request", "for the tenant globex"),
+        ("request: GET /.portero/login, expect: deny", "expect", "got allow (Portero's own page login)"),
+        ("request: GET /.portero/login, expect: allow, rule: night", "rule", "got allow (Portero's own page login)"),
+        ("request: GET /.portero/nothing, expect: allow", "expect", "got deny route-unknown"),
     ],
 )
 def test_a_case_that_fails_says_where_and_what_came_instead(case: str, key: str, says: str) -> None:

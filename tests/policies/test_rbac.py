@@ -8,7 +8,7 @@ import pytest
 
 from policies.decision import Challenge, Deny, Reason
 from policies.principal import Principal, anonymous
-from policies.rbac import MEMO_NAMES, Granted, RoleInput, build_table, may, role_mask
+from policies.rbac import MEMO_NAMES, Granted, RoleInput, build_table, may, role_mask, roles_of
 from policies.tables import Facts
 from tests.policies.reference import Policy, binding, deny, grant, place_of, request_of, tenant_of
 
@@ -234,3 +234,27 @@ def test_a_challenge_names_no_rule_and_no_function() -> None:
     ghost = replace(place, function="no-such-function")
     answers = {may(one, anonymous(), request_of(), "invoke", 0.0) for one in (place, ghost)}
     assert answers == {Challenge(Reason.CREDENTIAL_MISSING, tenant="acme")}
+
+
+# --- API keys, and roles by name ------------------------------------------------------------------------------------
+
+
+def test_an_api_key_is_a_subject_and_has_the_policys_groups() -> None:
+    """``api-key|NAME`` is bound like a person; no provider's person and no service account is taken for it."""
+    table = build_table(
+        WORLD.roles, (binding(["developer"], subjects=["api-key|reporting"]), binding(["root"], groups=["ci"])), ()
+    )
+    assert roles_of(table, Principal("api-key", "reporting")) == ("analyst", "developer")
+    assert roles_of(table, Principal("api-key", "other")) == ()
+    assert roles_of(table, Principal("api-key", "other", groups=frozenset({"ci"}))) == ("root",)
+    assert roles_of(table, Principal("login", "reporting")) == ()
+    assert roles_of(table, Principal("service-account", "reporting")) == ()
+
+
+def test_roles_are_named_with_those_they_include() -> None:
+    """What whoami shows is what is judged by; nobody has none."""
+    table = tenant_of(WORLD).rbac
+    assert roles_of(table, Principal("login", "dan")) == ("analyst", "developer")
+    assert roles_of(table, ANA) == ("analyst",)
+    assert roles_of(table, BOB) == roles_of(table, anonymous()) == ()
+    assert roles_of(table, Principal("login", "x", email="root@acme.example")) == ("root",)

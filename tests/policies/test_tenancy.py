@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies import tenancy
-from policies.decision import Answer, Deny, Reason
+from policies.decision import Answer, Deny, Page, Reason
 from policies.request import canonical_target
 from policies.routes import build_route_table, function_path, match_routes, parse_route_path
 from policies.tables import Pattern, Place, PolicySet, RoutePart
@@ -192,8 +192,8 @@ class TestFunction:
         assert reason_of(b"/function/hidden") is Reason.ROUTE_UNKNOWN
         assert reason_of(b"/function/hidden.acme/x") is Reason.ROUTE_UNKNOWN
 
-    @pytest.mark.parametrize("target", [b"/.portero/whoami", b"/%2Eportero/x", b"/async-function/f", b"/.portero"])
-    def test_reserved_paths_are_404_for_now(self, target: bytes) -> None:
+    @pytest.mark.parametrize("target", [b"/.portero/x", b"/%2Eportero/x", b"/async-function/f", b"/.portero"])
+    def test_reserved_paths_are_404(self, target: bytes) -> None:
         """Also beside a route that takes everything."""
         policies = a_policy_set(a_tenant(routes=[a_route("/*", "site")]))
         found = resolve(a_request(target), policies)
@@ -474,7 +474,9 @@ def specificity(parts: tuple[RoutePart, ...]) -> tuple[int, tuple[int, ...]]:
 
 
 class TestCors:
-    def ask(self, target: bytes, method: str = "GET", origin: str = APP, **changes: Any) -> Place | Deny | Answer:
+    def ask(
+        self, target: bytes, method: str = "GET", origin: str = APP, **changes: Any
+    ) -> Place | Deny | Answer | Page:
         fields = (
             (b"Origin", origin.encode()),
             (b"Access-Control-Request-Method", method.encode()),
