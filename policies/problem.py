@@ -105,7 +105,7 @@ dl { display: grid; grid-template-columns: auto 1fr; gap: .375rem 1rem; margin: 
   border-top: 1px solid var(--line); font-size: .875rem } dt { color: var(--soft) } dd { margin: 0 }
 ul { list-style: none; margin: 0; padding: 0; display: grid; gap: .75rem }
 dd ul { display: flex; flex-wrap: wrap; gap: .375rem }
-dd li { padding: 0 .5rem; border: 1px solid var(--line); border-radius: 1rem }
+dd li { padding: 0 .5rem; border: 1px solid var(--line); border-radius: .5rem }
 form { margin: 1.5rem 0 0 }
 .button { display: block; width: 100%; min-height: 2.75rem; padding: .625rem 1rem; border: 0; border-radius: .5rem;
   background: var(--accent); color: var(--on-accent); font: inherit; font-weight: 600; line-height: 1.5;

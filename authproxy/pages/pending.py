@@ -28,6 +28,8 @@ MAX_AGE_S: Final = 600.0
 """How long a person may take at the provider (AP-R47)."""
 MAX_PENDING_BYTES: Final = 10 * 1024
 """Of their cookies together: a head may have 32 KiB, and a browser that sends more gets no answer but 431."""
+MAX_TEXT_CHARS: Final = 3900
+"""Of one cookie; with its name and attributes below the 4096 bytes that browsers keep."""
 _MAX_CLEARED: Final = 32
 _MAX_PLAIN_BYTES: Final = 8 * 1024
 _STATE: Final = re.compile(r"[A-Za-z0-9_-]{22,64}")
@@ -66,10 +68,13 @@ def new_pending(provider: ProviderSpec, return_to: str, redirect_uri: str, now: 
 
 
 def pending_cookie(sealer: CookieSealer, tenant: str, pending: Pending) -> str:
-    """One ``Set-Cookie`` value."""
+    """One ``Set-Cookie`` value. Where to return to is left out when it would make the cookie larger than browsers keep."""
     name = login_name(pending.state)
     plain = json.dumps(pending._asdict(), separators=(",", ":")).encode()
-    return set_cookie(name, sealer.seal(tenant, PURPOSE, name, plain), int(MAX_AGE_S))
+    text = sealer.seal(tenant, PURPOSE, name, plain)
+    if len(text) > MAX_TEXT_CHARS and pending.return_to != "/":
+        return pending_cookie(sealer, tenant, pending._replace(return_to="/"))
+    return set_cookie(name, text, int(MAX_AGE_S))
 
 
 def find_pending(sealer: CookieSealer, tenant: str, cookie: bytes | None, state: str) -> Pending | None:
