@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from authproxy.demo.people import PEOPLE
+from authproxy.demo.people import PASSWORD, PEOPLE
 from authproxy.demo.run import Demo
 
 
@@ -53,9 +53,12 @@ def announce(demo: Demo, console: Console, seconds: float) -> None:
         ("metrics", f"{demo.admin_url}/metrics"),
         ("audit", f"tail -f {demo.files.audit}"),
         ("keys", f"{demo.files.folder / 'keys'}  (of the service accounts, for portero token issue)"),
+        ("own keys", f"{demo.files.own_keys}  (for sessions and assertions; see portero keys list)"),
     )
     console.print(Text(f"Portero stands in front of two tenants at {public} (ready in {seconds:.1f} s).", style="bold"))
     console.print("People: " + "; ".join(f"{person.sub}, {person.who}" for person in PEOPLE) + ".")
+    login = f"{demo.origin('acme')}/reports/es"
+    console.print(f"In a browser: {login}  (log in as ana; everybody's password is {PASSWORD})")
     console.print()
     for title, line in tries:
         console.print(Text(f"# {title}", style="dim"))

@@ -1,16 +1,20 @@
 """
 The demo's own copy of the example: policies with the real addresses filled in, and secrets made for this run alone.
 
-The example files are never changed: an operator edits the copy, sees it taken up, and loses nothing. Everything lies in
-one folder that only this user can read and that goes away with the demo.
+The secrets are what an operator would provide: credentials of the platform, keys of the service accounts, the client
+secret of the login, and a folder of Portero's own keys. The example files are never changed: an operator edits the
+copy, sees it taken up, and loses nothing. Everything lies in one folder that only this user can read and that goes away
+with the demo.
 """
 
 from __future__ import annotations
 
 import importlib.resources
 import json
+import secrets
 import time
 import uuid
+from base64 import urlsafe_b64encode
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from authproxy.demo.functions import FUNCTIONS
+from authproxy.identity.key_files import SESSION_KEY_BYTES, SESSIONS, SIGNING, SUFFIXES
 from policies.claims import MAX_ACCOUNT_LIFETIME_S, account_issuer
 from policies.errors import PorteroError
 
@@ -59,6 +64,11 @@ class DemoFiles:
     @property
     def secrets(self) -> Path:
         return self.folder / "secrets"
+
+    @property
+    def own_keys(self) -> Path:
+        """What ``portero keys new`` makes: sessions are sealed, and assertions signed, with what lies here."""
+        return self.folder / "own-keys"
 
     @property
     def audit(self) -> Path:
@@ -102,9 +112,16 @@ def example_folder() -> Path:
     return Path(str(importlib.resources.files("policies"))) / "examples" / "survey"
 
 
-def prepare(folder: Path, *, issuer: str, platform_url: str, platform_password: str) -> DemoFiles:
+def prepare(folder: Path, *, issuer: str, platform_url: str, platform_password: str, client_secret: str) -> DemoFiles:
     """
     Fill ``folder`` (which only this user can read) for one run.
+
+    Args:
+        folder: empty.
+        issuer: of the demo's provider.
+        platform_url: of the functions platform.
+        platform_password: its administrator's.
+        client_secret: of Portero at the provider, for every tenant: they share the issuer, and so the client.
 
     Raises: PorteroError when the example does not hold the addresses to fill in: then the demo would judge by others.
     """
@@ -137,6 +154,11 @@ def prepare(folder: Path, *, issuer: str, platform_url: str, platform_password: 
         {(name, account["name"]): account for name in tenants for account in tenants[name].get("service_accounts", [])},
     )
     _write_secrets(files, platform, platform_password)
+    for tenant, said in tenants.items():
+        for provider in said.get("identity", []):
+            if name := provider.get("login", {}).get("client_secret"):
+                _write(files.secrets / tenant / name, f"{client_secret}\n".encode())
+    _write_own_keys(files)
     _write_answers(files)
     return files
 
@@ -152,10 +174,20 @@ def _write_secrets(files: DemoFiles, platform: dict[str, Any], password: str) ->
         _write(files.secrets / "platform" / backend["credentials"], f"{PLATFORM_USER}:{password}\n".encode())
     for (tenant, account), said in files.accounts.items():
         key = ec.generate_private_key(ec.SECP256R1())
-        private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        _write(files.account_key(tenant, account), private)
+        _write(files.account_key(tenant, account), _pem(key))
         public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
         _write(files.secrets / tenant / said["public_key"], public)
+
+
+def _write_own_keys(files: DemoFiles) -> None:
+    """One key of each kind, as ``authproxy.identity.key_files`` reads them."""
+    sealing = urlsafe_b64encode(secrets.token_bytes(SESSION_KEY_BYTES))
+    _write(files.own_keys / SESSIONS / f"demo{SUFFIXES[SESSIONS]}", sealing + b"\n")
+    _write(files.own_keys / SIGNING / f"demo{SUFFIXES[SIGNING]}", _pem(ec.generate_private_key(ec.SECP256R1())))
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def _write_answers(files: DemoFiles) -> None:

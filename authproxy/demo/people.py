@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,17 @@ class Person:
     def email(self) -> str:
         return f"{self.sub}@{self.tenant}.example"
 
+    def claims(self) -> dict[str, Any]:
+        """What the provider vouches for, in tokens and userinfo."""
+        return {
+            "sub": self.sub,
+            "organization": self.tenant,
+            "groups": list(self.groups),
+            "name": self.name,
+            "email": self.email,
+            "email_verified": True,
+        }
+
 
 PEOPLE: Final = (
     Person("ana", "Ana Alba", "acme", ("analysts",), "an analyst of acme"),
@@ -27,6 +38,10 @@ PEOPLE: Final = (
     Person("dan", "Dan Duarte", "acme", ("developers",), "a developer of acme"),
     Person("gil", "Gil Grau", "globex", ("analysts",), "an analyst of globex"),
 )
+
+
+PASSWORD: Final = "survey"  # noqa: S105 - the login page shows it to everybody
+"""Everybody's, at the demo's provider."""
 
 
 class PersonUnknown(Exception):
@@ -40,3 +55,8 @@ def find_person(tenant: str, sub: str) -> Person:
             return person
     known = ", ".join(f"--tenant {person.tenant} --as {person.sub} ({person.who})" for person in PEOPLE)
     raise PersonUnknown(f"the demo knows no {sub!r} in tenant {tenant!r}; it knows: {known}")
+
+
+def find_by_sub(sub: str) -> Person | None:
+    """Whom somebody claims to be who logs in: no tenant is asked for there."""
+    return next((person for person in PEOPLE if person.sub == sub), None)

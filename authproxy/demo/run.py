@@ -74,6 +74,11 @@ class Demo:
     def public_url(self) -> str:
         return _url(self.app.public_address)
 
+    def origin(self, tenant: str) -> str:
+        """A tenant's address as a browser has it: names below ``localhost`` need no resolver there."""
+        host, port = self.files.hosts[tenant], self.app.public_address[1]
+        return f"http://{host}" if port == 80 else f"http://{host}:{port}"
+
     @property
     def admin_url(self) -> str:
         return _url(self.app.admin_address)
@@ -110,12 +115,17 @@ class Demo:
         await self.provider.start()
         await self.platform.start()
         self.files = prepare(
-            folder, issuer=self.provider.issuer, platform_url=self.platform.url, platform_password=password
+            folder,
+            issuer=self.provider.issuer,
+            platform_url=self.platform.url,
+            platform_password=password,
+            client_secret=self.provider.client_secret,
         )
         settings = Settings.model_validate(
             {
                 "policies": self.files.policies,
                 "secrets": self.files.secrets,
+                "keys": self.files.own_keys,
                 "listen": self._listen,
                 "admin": self._admin,
                 "audit": str(self.files.audit),
@@ -124,6 +134,9 @@ class Demo:
         )
         self.app = self._app = App(settings)
         await self._app.start()
+        self.provider.register(
+            [self.origin(tenant) for tenant in self.files.hosts], _reachable(self.app.public_address)
+        )
         control = Control(self.provider, self.platform, self.files)
         self._started.append(control)
         await control.start()
@@ -165,6 +178,12 @@ def _refuse_taken(flag: str, address: Address) -> None:
             why = "is taken, perhaps by another demo" if is_taken else f"cannot be bound ({error.strerror})"
             hint = f"choose another with {flag} {address[0]}:PORT; port 0 takes a free one"
             raise AddressTaken(f"{address[0]}:{address[1]} {why}: {hint}") from None
+
+
+def _reachable(address: Address) -> Address:
+    """Where to connect for what listens on every address."""
+    host, port = address
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port  # noqa: S104 - it is what is replaced
 
 
 def _url(address: Address) -> str:

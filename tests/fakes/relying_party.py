@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -46,19 +47,19 @@ class RelyingParty:
         self.metadata = (await self.ask(f"{self.issuer}/.well-known/openid-configuration", method="GET")).body
         return self.metadata
 
-    async def begin(self, *, by_par: bool = False, scope: str = "openid", **more: str) -> Pending:
-        """Raises: AssertionError when PAR is refused."""
+    async def begin(self, more: Mapping[str, str] | None = None, *, by_par: bool = False) -> Pending:
+        """``more`` replaces words of the request, empty ones remove them. Raises: AssertionError when PAR is refused."""
         state, nonce, code_verifier = (secrets.token_urlsafe(32) for _ in range(3))
         words = {
             "client_id": self.client_id,
             "response_type": "code",
             "redirect_uri": self.redirect_uri,
-            "scope": scope,
+            "scope": "openid",
             "state": state,
             "nonce": nonce,
             "code_challenge": b64(hashlib.sha256(code_verifier.encode()).digest()),
             "code_challenge_method": "S256",
-            **more,
+            **(more or {}),
         }
         if by_par:
             pushed = await self.ask(self.metadata["pushed_authorization_request_endpoint"], words)
@@ -98,12 +99,13 @@ class RelyingParty:
         method: str = "POST",
         fields: dict[str, str] | None = None,
         bearer: str | None = None,
+        is_client: bool = True,
     ) -> Reply:
-        """One call; by POST with the client's name and secret, unless a bearer token is given."""
+        """One call; by POST with the client's name and secret, unless a bearer token is given or not ``is_client``."""
         more = dict(fields or {})
         if bearer is not None:
             more["Authorization"] = f"Bearer {bearer}"
-        elif method == "POST":
+        elif method == "POST" and is_client:
             more["Authorization"] = aiohttp.encode_basic_auth(self.client_id, self.client_secret)
         timeout = aiohttp.ClientTimeout(total=15)
         async with (

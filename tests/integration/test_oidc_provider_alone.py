@@ -206,7 +206,7 @@ async def test_logs_out_by_form_and_by_the_back_channel(provider: OidcProvider) 
         await client.log_in(browser, await client.begin(), {"login": "ana"})
         [told] = await provider["login"].end_sessions("ana")
         assert (told["told"], told["status"], len(got)) == (True, 200, 2)
-        again = await browser.go((await client.begin(prompt="none")).url, stop_at=client.redirect_uri)
+        again = await browser.go((await client.begin({"prompt": "none"})).url, stop_at=client.redirect_uri)
         assert "error=login_required" in (again.location or "")
 
 

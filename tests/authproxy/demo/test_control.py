@@ -26,7 +26,7 @@ async def control(tmp_path: Path) -> AsyncIterator[Control]:
     made = Control(
         provider,
         platform,
-        prepare(tmp_path, issuer=provider.issuer, platform_url=platform.url, platform_password="p"),
+        prepare(tmp_path, issuer=provider.issuer, platform_url=platform.url, platform_password="p", client_secret="c"),
     )
     await made.start()
     yield made

@@ -9,6 +9,7 @@ import jwt
 import pytest
 
 from authproxy.demo.files import AccountUnknown, DemoFiles, example_folder, namespaces_of_example, prepare
+from authproxy.identity.keyring import KeyFolder
 from policies.errors import PorteroError
 
 ISSUER = "http://127.0.0.1:1111"
@@ -17,7 +18,7 @@ PLATFORM = "http://127.0.0.1:2222"
 
 @pytest.fixture
 def files(tmp_path: Path) -> DemoFiles:
-    return prepare(tmp_path, issuer=ISSUER, platform_url=PLATFORM, platform_password="pass")
+    return prepare(tmp_path, issuer=ISSUER, platform_url=PLATFORM, platform_password="pass", client_secret="client")
 
 
 def test_addresses_are_filled_in_and_the_example_is_untouched(files: DemoFiles) -> None:
@@ -37,6 +38,17 @@ def test_secrets_are_for_this_user_alone(files: DemoFiles) -> None:
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert (files.secrets / "platform" / "faas-admin").read_text() == "admin:pass\n"
     assert not list(files.secrets.rglob("*.key.pem"))
+
+
+def test_a_login_has_its_client_secret_and_portero_its_own_keys(files: DemoFiles) -> None:
+    """The secret lies where the policy says, for each tenant; the keys are what Portero reads, for this user alone."""
+    for tenant in ("acme", "globex"):
+        secret = files.secrets / tenant / "login-client"
+        assert (secret.read_text(), stat.S_IMODE(secret.stat().st_mode)) == ("client\n", 0o600)
+    keys = KeyFolder(files.own_keys)
+    assert keys.signing_key() is not None
+    assert (len(keys.session_keys().accepted), len(keys.jwks()["keys"]), keys.problem) == (1, 1, None)
+    assert all(stat.S_IMODE(file.stat().st_mode) == 0o600 for file in files.own_keys.glob("*/*"))
 
 
 @pytest.mark.parametrize("tenant", ["acme", "globex"])
@@ -65,7 +77,7 @@ def test_an_example_without_the_addresses_is_a_mistake(tmp_path: Path, monkeypat
     """A demo that would judge by the example's addresses does not start."""
     monkeypatch.setattr("authproxy.demo.files.ISSUER_IN_EXAMPLE", "https://another.example")
     with pytest.raises(PorteroError, match=r"another\.example"):
-        prepare(tmp_path, issuer=ISSUER, platform_url=PLATFORM, platform_password="pass")
+        prepare(tmp_path, issuer=ISSUER, platform_url=PLATFORM, platform_password="pass", client_secret="client")
 
 
 def test_every_namespace_of_the_example_has_the_functions() -> None:
