@@ -9,7 +9,9 @@ Source: OpenID Connect Core section 3.1.2.3; CSP Level 3 (form-action also holds
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any, Final
 
 from aiohttp import web
@@ -19,10 +21,18 @@ from markupsafe import Markup
 from authproxy.demo.people import PASSWORD, PEOPLE
 from policies.problem import STYLE, STYLE_SOURCE
 
+_FORM_STYLE: Final = """
+li label { display: flex; gap: .625rem; align-items: baseline; padding: .25rem 0 }
+.word { display: block; margin: 1.25rem 0 }
+.word input { display: block; width: 100%; margin-top: .25rem; padding: .625rem .75rem; font: inherit; color: inherit;
+  background: var(--paper); border: 1px solid var(--line); border-radius: .5rem }
+"""
+_STYLE_SOURCES: Final = f"{STYLE_SOURCE} 'sha256-{b64encode(sha256(_FORM_STYLE.encode()).digest()).decode()}'"
 _BASE: Final = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="robots" content="noindex"><link rel="icon" href="data:,">
-<title>{% block title %}{% endblock %}</title><style>{{ style }}</style></head><body><main>
+<title>{% block title %}{% endblock %}</title><style>{{ style }}</style><style>{{ form_style }}</style>
+</head><body><main>
 <p class="tenant"><b>Identity provider</b> · of this demo</p>
 <h1>{{ self.title() }}</h1>
 {% block content %}{% endblock %}
@@ -41,7 +51,7 @@ _LOGIN: Final = """{% extends "base" %}
 {%- if person.sub == chosen %} checked{% endif %}> {{ person.name }}, {{ person.who }}</label></li>
 {% endfor %}
 </ul>
-<p><label>Password<br><input type="password" name="password" required autocomplete="current-password"></label></p>
+<label class="word">Password <input type="password" name="password" required autocomplete="current-password"></label>
 <button class="button">Log in</button>
 </form>
 {% endblock %}
@@ -65,7 +75,9 @@ _environment: Final = Environment(
     autoescape=True,
     undefined=StrictUndefined,
 )
-_environment.globals["style"] = Markup(STYLE)  # noqa: S704 (a constant of ours, and the CSP admits no other bytes)
+# Constants of ours, and the CSP admits no other bytes.
+_environment.globals["style"] = Markup(STYLE)  # noqa: S704
+_environment.globals["form_style"] = Markup(_FORM_STYLE)  # noqa: S704
 
 
 def login_page(
@@ -103,7 +115,7 @@ def _page(template: str, form_targets: Sequence[str], status: int = 200, **value
         charset="utf-8",
         headers={
             "Cache-Control": "no-store",
-            "Content-Security-Policy": f"default-src 'none'; style-src {STYLE_SOURCE}; img-src data:; "
+            "Content-Security-Policy": f"default-src 'none'; style-src {_STYLE_SOURCES}; img-src data:; "
             f"base-uri 'none'; form-action {targets}; frame-ancestors 'none'",
             "Referrer-Policy": "no-referrer",
             "X-Content-Type-Options": "nosniff",

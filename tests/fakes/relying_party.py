@@ -48,7 +48,7 @@ class RelyingParty:
         return self.metadata
 
     async def begin(self, more: Mapping[str, str] | None = None, *, by_par: bool = False) -> Pending:
-        """``more`` replaces words of the request, empty ones remove them. Raises: AssertionError when PAR is refused."""
+        """``more`` replaces words of the request, empty ones go. Raises: AssertionError when PAR is refused."""
         state, nonce, code_verifier = (secrets.token_urlsafe(32) for _ in range(3))
         words = {
             "client_id": self.client_id,
