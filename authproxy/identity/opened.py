@@ -26,9 +26,9 @@ Slot = tuple[str, int, bytes]
 
 
 class Known:
-    """What one cookie came to. Mutable in ``until``, ``refresh_at`` and ``generation`` alone."""
+    """What one cookie came to. Mutable in ``until`` and ``generation`` alone."""
 
-    __slots__ = ("cookie_version", "generation", "principal", "refresh_at", "session", "since", "table", "until")
+    __slots__ = ("cookie_version", "generation", "principal", "session", "since", "table", "until")
 
     def __init__(
         self,
@@ -39,7 +39,6 @@ class Known:
         generation: int,
         now: float,
         until: float,
-        refresh_at: float,
     ) -> None:
         self.principal = principal
         self.session = session
@@ -50,8 +49,6 @@ class Known:
         self.since = now - _CLOCK_STEP_S
         self.until = until
         """From then on there is something to do, or it is over; Unix seconds."""
-        self.refresh_at = refresh_at
-        """When the claims are to be fetched again ahead of time; Unix seconds."""
 
 
 class OpenedCookies:

@@ -1,13 +1,14 @@
 """
 Fetching claims anew behind the requests that need them, before anybody has to wait.
 
-It decides how many such refreshes run at once and that one session has one; what becomes of them is told to nobody: who
-needs the session looks again. It refuses to know how a refresh goes.
+It decides how many such refreshes run at once, that one session has one, and how soon it may have another; what becomes
+of them is told to nobody: who needs the session looks again. It refuses to know how a refresh goes.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
@@ -17,6 +18,9 @@ from policies.errors import CannotKnow
 
 MAX_BEHIND: Final = 64
 """Sessions beyond it wait until they have to be refreshed."""
+RETRY_S: Final = 15.0
+"""A session for which one was begun has no other for so long: a provider that is down is not asked by each request."""
+_MAX_TRIED: Final = 10_000
 
 _log = get_logger("identity")
 
@@ -26,19 +30,45 @@ class RefreshAhead:
 
     def __init__(self) -> None:
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._next_at: OrderedDict[str, float] = OrderedDict()
         self.failed = 0
         """Refreshes that came to nothing; the requests that must have one will see why."""
 
     def begin(
-        self, session_id: str, refresh: Callable[[], Coroutine[Any, Any, None]], done: Callable[[], None]
+        self,
+        session_id: str,
+        due_at: float,
+        now: float,
+        refresh: Callable[[], Coroutine[Any, Any, None]],
+        done: Callable[[], None],
+    ) -> float:
+        """
+        Run ``refresh`` if it is due and nothing is against it; returns when to call again, Unix seconds.
+
+        ``done`` is called at the end of the refresh, whatever that was.
+        """
+        due_at = max(due_at, self._next_at.get(session_id, 0.0))
+        if now < due_at:
+            return due_at
+        if session_id not in self._running and len(self._running) < MAX_BEHIND:
+            self._start(session_id, now, refresh, done)
+        return now + RETRY_S
+
+    def _start(
+        self,
+        session_id: str,
+        now: float,
+        refresh: Callable[[], Coroutine[Any, Any, None]],
+        done: Callable[[], None],
     ) -> None:
-        """Run ``refresh`` unless it runs already or too many do; ``done`` is called at its end, whatever that was."""
-        if session_id in self._running or len(self._running) >= MAX_BEHIND:
-            return
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:  # judged outside of a loop: there is time until the claims are too old
             return
+        self._next_at[session_id] = now + RETRY_S
+        self._next_at.move_to_end(session_id)
+        if len(self._next_at) > _MAX_TRIED:
+            self._next_at.popitem(last=False)
 
         def ended(_: asyncio.Task[None]) -> None:
             self._running.pop(session_id, None)

@@ -8,7 +8,7 @@ Refreshing makes a further *version* of the same session. Refuses to know cookie
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -20,13 +20,13 @@ class Tokens:
     sub: str
     sid: str | None
     """The provider's session, when the ID token names it."""
-    claims: Mapping[str, Any]
+    claims: Mapping[str, Any] = field(repr=False)
     """Of ID token, access token and userinfo as ``GroupsSpec.source`` says: what ``policies.claims.person`` reads."""
-    id_token: str | None
+    id_token: str | None = field(repr=False)
     """For ``id_token_hint``; a refresh may bring none (OpenID Connect Core section 12.2)."""
-    access_token: str | None
+    access_token: str | None = field(repr=False)
     """Kept only where userinfo has to be asked again."""
-    refresh_token: str | None
+    refresh_token: str | None = field(repr=False)
     """None: the provider gives none, or (of a refresh) the old one stays in use."""
     expires_at: float
     """Of the access token, or of the ID token where the provider says nothing of the former; Unix seconds."""
@@ -40,7 +40,7 @@ class Session:
 
     id: str
     """128 random bits, base64url; new at each login."""
-    secret: bytes
+    secret: bytes = field(repr=False)
     """32 random bytes, known only to who holds the cookie: seals what is kept of the session elsewhere."""
     version: int
     """Grows by one with each refresh; the first is 1."""
@@ -50,16 +50,16 @@ class Session:
     issuer: str
     sub: str
     sid: str | None
-    claims: Mapping[str, Any]
+    claims: Mapping[str, Any] = field(repr=False)
     created_at: float
     """Of the login: ``absolute_s`` counts from here, and a logout ends what was created before it."""
     seen_at: float
     """``idle_s`` counts from here; written anew only now and then."""
     fresh_until: float
     """From then on the claims have to be fetched again (access token expired, or groups too old)."""
-    id_token: str | None
-    access_token: str | None
-    refresh_token: str | None
+    id_token: str | None = field(repr=False)
+    access_token: str | None = field(repr=False)
+    refresh_token: str | None = field(repr=False)
     fetched_at: float = 0.0
     """When the claims were had: a refresh may begin before ``fresh_until``, counted from here."""
 

@@ -42,8 +42,6 @@ from policies.tables import ProviderSpec, TenantTable
 
 TICKET_S: Final = 2.0
 """How long what the store said of a ticket is used without asking again."""
-RETRY_BEHIND_S: Final = 15.0
-"""After a refresh ahead of time was begun, none is begun for the same cookie for so long."""
 MARK_S: Final = 24 * 3600.0
 """A session that was ended is remembered for at least so long after its beginning: policy may lengthen sessions."""
 
@@ -57,7 +55,6 @@ class _Shown(NamedTuple):
     session: Session
     version: int
     """Of the session as the cookie itself has it."""
-    known: Known | None
 
 
 class _Stale(NamedTuple):
@@ -242,9 +239,9 @@ class Sessions:
         """A session that stands in the cookie itself; what was opened before is not opened again."""
         known = self._opened.peek(tenant, slot, now)
         if known is not None:
-            return _Shown(slot, known.session, known.cookie_version, known)
+            return _Shown(slot, known.session, known.cookie_version)
         session = self._cookies.read(tenant.name, pieces)
-        return None if session is None else _Shown(slot, session, session.version, None)
+        return None if session is None else _Shown(slot, session, session.version)
 
     async def _fetch(self, tenant: TenantTable, pieces: Pieces, slot: Slot, now: float) -> _Shown | None:
         """As ``_show``, asking the store. Raises: StoreUnavailable; SessionOver for a ticket without a session."""
@@ -260,7 +257,7 @@ class Sessions:
         if now - session.seen_at >= lifetime.stamp_every_s(spec) and not lifetime.is_over(session, spec, now):
             session = replace(session, seen_at=now)
             await self._save_quietly(tenant, session, now)
-        return _Shown(slot, session, session.version, self._opened.peek(tenant, slot, now))
+        return _Shown(slot, session, session.version)
 
     async def _shown_session(self, tenant: TenantTable, request: AccessRequest) -> Session | None:
         """The session that the browser shows, over or not. Raises: StoreUnavailable."""
@@ -319,7 +316,7 @@ class Sessions:
         now: float,
     ) -> None:
         """Remember whose the cookie is until there is something to do; do now what is due."""
-        slot, session, version, known = shown
+        slot, session, version = shown
         spec = tenant.sessions
         every_s = lifetime.stamp_every_s(spec)
         until = holder.expires_at or 0.0
@@ -330,15 +327,9 @@ class Sessions:
             until = min(until, now + every_s)
         else:
             until = min(until, session.seen_at + every_s)
-        refresh_at = lifetime.refresh_at(session)
-        if known is not None and known.session.version == session.version:
-            refresh_at = max(refresh_at, known.refresh_at)
-        if now >= refresh_at:
-            self._refresh_ahead(tenant, provider, session, slot, now)
-            refresh_at = now + RETRY_BEHIND_S
-        until = min(until, refresh_at)
+        until = min(until, self._refresh_ahead(tenant, provider, session, slot, now))
         generation = self._revocations.generation
-        self._opened.keep(slot, Known(holder, session, version, tenant, generation, now, until, refresh_at))
+        self._opened.keep(slot, Known(holder, session, version, tenant, generation, now, until))
 
     def _newest(self, session: Session, now: float) -> Session:
         """With the claims that another request may have fetched meanwhile; the last use stays the cookie's own."""
@@ -369,13 +360,17 @@ class Sessions:
 
     def _refresh_ahead(
         self, tenant: TenantTable, provider: ProviderSpec, session: Session, slot: Slot, now: float
-    ) -> None:
+    ) -> float:
+        """Fetch the claims before anybody has to wait for them, if it is time; returns when to look again."""
+
         async def refresh() -> None:
             newer = await self._refresh(tenant, _Stale(provider, session), now)
             if tenant.sessions.store == "redis":
                 await self._save_quietly(tenant, newer, self._clock())
 
-        self._ahead.begin(session.id, refresh, lambda: self._opened.look_again(slot))
+        return self._ahead.begin(
+            session.id, lifetime.refresh_at(session), now, refresh, lambda: self._opened.look_again(slot)
+        )
 
     async def _tell_over(self, tenant: TenantTable, session: Session, now: float) -> None:
         """Copies of the cookie that still look fresh end too; if nobody can be told, they end when they are stale."""
