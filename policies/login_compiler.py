@@ -103,8 +103,8 @@ def compile_sessions(source: Source[TenantDocument], findings: Findings) -> Sess
     if absolute_s > MAX_ABSOLUTE_S:
         findings.mistake(source, f"{entry.absolute} is too long; expected at most 720h", "sessions", "absolute")
     if idle_s > absolute_s:
-        text = f"a session ends after {entry.absolute} and so before {entry.idle} without use; expected idle <= absolute"
-        findings.mistake(source, text, "sessions", "idle")
+        text = f"a session ends after {entry.absolute} and so before {entry.idle} without use"
+        findings.mistake(source, f"{text}; expected idle <= absolute", "sessions", "idle")
     return SessionsSpec(entry.store, idle_s, absolute_s)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.decision import Challenge, Reason
-from policies.tokens import MAX_AUTHORIZATION_BYTES, UnverifiedHeader, inspect, read_authorization
+from policies.tokens import MAX_AUTHORIZATION_BYTES, Credential, UnverifiedHeader, inspect, read_authorization
 from tests.fakes.provider import b64
 
 HEADER = {"alg": "ES256", "kid": "k1", "typ": "JWT"}
@@ -25,7 +25,13 @@ def unsigned(header: Any = HEADER, claims: Any = CLAIMS, signature: str = "c2ln"
 @pytest.mark.parametrize("scheme", [b"Bearer", b"bearer", b"BEARER", b"bEaReR"])
 def test_the_scheme_is_case_insensitive(scheme: bytes) -> None:
     """RFC 9110 section 11.1: scheme names are compared without case."""
-    assert read_authorization(scheme + b" a.b-c_d~e+f/g==") == "a.b-c_d~e+f/g=="
+    assert read_authorization(scheme + b" a.b-c_d~e+f/g==") == Credential("Bearer", "a.b-c_d~e+f/g==")
+
+
+@pytest.mark.parametrize("scheme", [b"DPoP", b"dpop", b"DPOP"])
+def test_a_token_may_be_shown_with_a_proof(scheme: bytes) -> None:
+    """RFC 9449 section 7.1: the scheme says how the token is shown, and nothing is proven by it."""
+    assert read_authorization(scheme + b" a.b.c") == Credential("DPoP", "a.b.c")
 
 
 def test_no_field_is_no_credential() -> None:
@@ -57,7 +63,10 @@ def test_no_field_is_no_credential() -> None:
         pytest.param(b" Bearer abc", None, id="leading space"),
         pytest.param(b"Basic YTpi", None, id="Basic"),
         pytest.param(b"Bearers abc", None, id="another scheme"),
-        pytest.param(b"DPoP abc", None, id="DPoP"),
+        pytest.param(b"DPoP", "invalid_request", id="DPoP alone"),
+        pytest.param(b"DPoP  abc", "invalid_request", id="DPoP, two spaces"),
+        pytest.param(b"DPoP abc, Bearer def", "invalid_request", id="two schemes"),
+        pytest.param(b"DPoPs abc", None, id="like DPoP"),
         pytest.param(b"abc", None, id="bare token"),
     ],
 )
