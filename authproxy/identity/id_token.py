@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
-from authproxy.identity.bearer import is_signed
 from authproxy.identity.keys import Missing, Unavailable
+from authproxy.identity.signature import is_signed
 from authproxy.identity.trust import Trusted
 from policies.decision import Challenge
 from policies.errors import ProviderUnavailable

@@ -137,12 +137,16 @@ class FakeProvider:
         app = web.Application()
         app.router.add_get("/.well-known/openid-configuration", self._discovery)
         app.router.add_get("/jwks", self._jwks)
+        self.build(app)
         app.router.add_get("/{other:.*}", self.other)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
         self.issuer = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
         return self
+
+    def build(self, app: web.Application) -> None:
+        """Add endpoints of a provider that can do more."""
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
