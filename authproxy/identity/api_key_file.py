@@ -88,7 +88,7 @@ def read_lines(content: bytes) -> tuple[list[ApiKeyEntry], list[int]]:
     for number, line in enumerate(content.split(b"\n"), 1):
         if not line.strip():
             continue
-        entry = _read_line(line)
+        entry = read_line(line)
         if entry is None:
             broken.append(number)
         else:
@@ -108,7 +108,8 @@ def _repeated(values: Iterable[bytes | str]) -> set[bytes | str]:
     return {value for value in values if value in seen or seen.add(value)}  # type: ignore[func-returns-value]  # add() is for its effect
 
 
-def _read_line(line: bytes) -> ApiKeyEntry | None:
+def read_line(line: bytes) -> ApiKeyEntry | None:
+    """One line by itself; None when it is none."""
     try:
         members = read_object(line.rstrip(b"\r"), MAX_LINE_BYTES)
     except NotStrict:

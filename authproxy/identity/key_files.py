@@ -201,14 +201,23 @@ def thumbprint(members: Mapping[str, str]) -> str:
 
 
 def read_all(
-    folder: Path, files: Sequence[KeyFile], read: Callable[[Path, KeyFile], KeyT]
+    folder: Path, files: Sequence[KeyFile], read: Callable[[Path, KeyFile], KeyT], before: Sequence[KeyT] = ()
 ) -> tuple[list[KeyT], list[str]]:
-    """The keys that can be read, in the order of ``files``, and a line for each that cannot."""
+    """
+    The keys that can be read, in the order of ``files``, and a line for each that cannot.
+
+    Args:
+        folder: the folder of keys.
+        files: of one kind.
+        read: reads one; raises KeyFileError.
+        before: keys read earlier; one whose file is as it was is taken over.
+    """
+    known = {key.file: key for key in before}
     keys: list[KeyT] = []
     mistakes: list[str] = []
     for file in files:
         try:
-            keys.append(read(folder, file))
+            keys.append(known.get(file) or read(folder, file))
         except KeyFileError as error:
             mistakes.append(str(error))
     return keys, mistakes

@@ -61,6 +61,9 @@ class _Loaded(NamedTuple):
     jwks: dict[str, Any]
 
 
+_NOTHING: Final = _Loaded((), (), (), None, {"keys": []})
+
+
 class KeyFolder:
     """
     The keys of one process. Every method is cheap: a look at the folder now and then, blocking and small.
@@ -86,14 +89,14 @@ class KeyFolder:
         if folder is None:
             if not is_ephemeral_allowed:
                 raise SettingsError(["keys: no folder of keys was given; make one with: portero keys new DIR"])
-            self._loaded = _Loaded((), (), (), None, {"keys": []})
+            self._loaded = _NOTHING
             self._sessions = _ephemeral()
             log.warning(
                 "no folder of keys (--keys): sessions end with this process, and functions get no signed assertion"
             )
             return
         try:
-            self._loaded = self._load(folder, self._list(folder))
+            self._loaded = self._load(folder, self._list(folder), _NOTHING)
         except _UnusableError as unusable:
             raise SettingsError([f"keys {folder}: {mistake}" for mistake in unusable.mistakes]) from unusable
         self._sessions = _session_keys(self._loaded.sessions, self._looked_at)
@@ -137,7 +140,7 @@ class KeyFolder:
         try:
             listing = self._list(self._folder)
             if listing != self._loaded.listing:
-                self._loaded = self._load(self._folder, listing)
+                self._loaded = self._load(self._folder, listing, self._loaded)
                 log.info(
                     "keys were read anew: %d of sessions, %d of signing",
                     len(self._loaded.sessions),
@@ -169,10 +172,17 @@ class KeyFolder:
         except OSError as error:
             raise _UnusableError([f"cannot be read: {error.strerror}"]) from error
 
-    def _load(self, folder: Path, listing: tuple[KeyFile, ...]) -> _Loaded:
-        """One file that cannot be used spoils all, since nobody would notice it otherwise. Raises: _UnusableError."""
-        sessions, mistakes = read_all(folder, [file for file in listing if file.kind == SESSIONS], read_session_key)
-        signing, more = read_all(folder, [file for file in listing if file.kind == SIGNING], read_signing_key)
+    def _load(self, folder: Path, listing: tuple[KeyFile, ...], before: _Loaded) -> _Loaded:
+        """
+        One file that cannot be used spoils all, since nobody would notice it otherwise. A file that is as it was
+        ``before`` stays the same key. Raises: _UnusableError.
+        """
+        sessions, mistakes = read_all(
+            folder, [file for file in listing if file.kind == SESSIONS], read_session_key, before.sessions
+        )
+        signing, more = read_all(
+            folder, [file for file in listing if file.kind == SIGNING], read_signing_key, before.signing
+        )
         mistakes += more
         if not sessions and not mistakes:
             mistakes.append("no session key (sessions/*.key); make one with: portero keys rotate DIR")
