@@ -18,9 +18,10 @@ from policies.errors import PorteroError, SettingsError
 
 COMMANDS: Final = {
     "demo": "Run everything on this machine: a provider, a functions platform, two tenants.",
+    "keys": "Keys that seal sessions and sign tokens.",
     "policy": "Check, test and explain policy files.",
     "serve": "Run the proxy.",
-    "token": "Tokens of service accounts.",
+    "token": "Tokens of service accounts, and API keys.",
 }
 """Name -> help; the command is the attribute of that name in ``authproxy.cli.<name>``."""
 
