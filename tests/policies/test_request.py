@@ -10,7 +10,7 @@ from policies import request
 from policies.decision import Reason
 from policies.request import AccessRequest, Head, read_head
 from tests.fakes.heads import BEHIND_PROXY, reason, refused
-from tests.fakes.tenancy import a_head, a_request
+from tests.fakes.tenancy import NOBODY, a_head, a_request
 
 
 class TestFieldsA2:
@@ -34,6 +34,45 @@ class TestFieldsA2:
         """Query tokens land in logs: they are the function's own business."""
         read = a_request(b"/?access_token=abc")
         assert read.authorization is None
+
+    def test_a_proof_of_possession_stands_once_and_apart(self) -> None:
+        """RFC 9449 section 4.3 check 1, AP-R55: the function never sees it."""
+        read = a_request(b"/", (b"DPoP", b"a.b.c"), (b"X", b"y"))
+        assert (read.dpop, read.forward_block) == (b"a.b.c", b"X: y\r\n")
+        assert a_request().dpop is None
+        assert a_request(b"/", (b"DPoP", b"")).dpop == b""
+        assert reason((b"DPoP", b"a.b.c"), (b"dpop", b"a.b.c")) is Reason.BAD_REQUEST
+        assert reason((b"DPoP", b"a\xff")) is Reason.BAD_REQUEST
+        assert reason((b"DPoP", b"a\tb")) is Reason.BAD_REQUEST
+        assert reason((b"DPoP", b"a" * 8193)) is Reason.BAD_REQUEST
+
+    def test_connection_cannot_take_proof_or_certificate_away(self) -> None:
+        """AP-R33: what is read is not the client's to remove."""
+        for name in (b"DPoP", b"Client-Cert", b"client_cert"):
+            assert reason((b"Connection", name)) is Reason.BAD_REQUEST
+
+    @pytest.mark.parametrize(
+        ("host", "port", "authority"),
+        [
+            (b"acme.localhost", None, "acme.localhost"),
+            (b"ACME.localhost.:8443", 8443, "acme.localhost:8443"),
+            (b"acme.localhost:80", 80, "acme.localhost"),
+            (b"[::1]:8088", 8088, "[::1]:8088"),
+            (b"[::1]", None, "[::1]"),
+        ],
+    )
+    def test_the_port_is_what_host_says(self, host: bytes, port: int | None, authority: str) -> None:
+        """Beside the canonical host, for addresses of our own."""
+        for _ in range(2):
+            read = a_request(host=host)
+            assert (read.port, read.authority) == (port, authority)
+
+    def test_the_certificate_is_the_connections(self) -> None:
+        """Known to the edge alone."""
+        read = read_head(a_head()._replace(certificate=b"d" * 32), NOBODY)
+        assert isinstance(read, AccessRequest)
+        assert read.certificate == b"d" * 32
+        assert a_request().certificate is None
 
     def test_cookies_are_one_field(self) -> None:
         """RFC 6265 section 5.4; several fields are joined."""
