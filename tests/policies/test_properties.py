@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from policies.decision import Challenge, Deny, RuleRef
 from policies.principal import Principal, anonymous
-from policies.rbac import BindingInput, DenyInput, Granted, GrantInput, RoleInput, may
+from policies.rbac import BindingInput, DenyInput, Granted, GrantInput, RoleInput, may, roles_of
 from policies.tables import ACTIONS, Condition, Facts, TenantTable
 from tests.policies import reference
 from tests.policies.reference import Policy, pattern, place_of, request_of, tenant_of
@@ -70,7 +70,9 @@ _bindings = st.builds(
     BindingInput,
     st.just("b"),
     st.lists(st.sampled_from((*_ROLES, "ghost")), min_size=1, max_size=2).map(tuple),
-    st.lists(st.sampled_from(("login|ana", "login|bob", "other|ana", "anonymous|anonymous")), max_size=2).map(tuple),
+    st.lists(
+        st.sampled_from(("login|ana", "login|bob", "other|ana", "api-key|ana", "anonymous|anonymous")), max_size=2
+    ).map(tuple),
     st.lists(st.sampled_from(_GROUPS), max_size=2).map(tuple),
     st.lists(st.sampled_from(("ana@acme.example",)), max_size=1).map(tuple),
     st.lists(st.sampled_from(("ci", "ana")), max_size=1).map(tuple),
@@ -100,7 +102,10 @@ _policies = st.builds(
 _people = st.builds(
     lambda who, groups, email, claims: (*who, groups, email, claims),
     st.sampled_from(
-        [("login", "ana"), ("login", "bob"), ("other", "ana"), ("service-account", "ci"), ("service-account", "ana")]
+        [
+            *(("login", "ana"), ("login", "bob"), ("other", "ana"), ("api-key", "ana")),
+            *(("service-account", "ci"), ("service-account", "ana")),
+        ]
     ),
     st.frozensets(st.sampled_from(_GROUPS), max_size=2),
     st.sampled_from([None, "ana@acme.example"]),
@@ -143,6 +148,13 @@ def test_p7_the_tables_say_what_the_naive_evaluator_says(
         function, action, method = asked
         expected = reference.verdict(policy, principal_of(caller), request_of(method), function, "/", action, 0.0)
         assert decide(policy, tenant, caller, asked) == expected
+
+
+@given(_policies, _callers)
+def test_roles_shown_are_the_roles_judged_by(policy: Policy, caller: Any) -> None:
+    """``whoami`` names what the bindings give and what that includes, sorted, and nothing else."""
+    expected = sorted(reference.roles_of(policy, principal_of(caller)))
+    assert list(roles_of(tenant_of(policy).rbac, principal_of(caller))) == expected
 
 
 @given(_callers, _asked, st.frozensets(st.sampled_from(_FUNCTIONS), max_size=2), st.lists(_denies, max_size=3))

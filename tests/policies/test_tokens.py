@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.decision import Challenge, Reason
-from policies.tokens import MAX_AUTHORIZATION_BYTES, Credential, UnverifiedHeader, inspect, read_authorization
+from policies.tokens import (
+    MAX_AUTHORIZATION_BYTES,
+    Credential,
+    UnverifiedHeader,
+    inspect,
+    is_opaque,
+    read_authorization,
+    unverified_issuer,
+)
 from tests.fakes.provider import b64
 
 HEADER = {"alg": "ES256", "kid": "k1", "typ": "JWT"}
@@ -220,3 +228,54 @@ def test_any_token_gives_an_answer(header: Any, claims: Any, signature: str) -> 
 def test_any_text_gives_an_answer(token: str) -> None:
     """Whatever the token is, there is an answer and no exception."""
     assert isinstance(inspect(token), UnverifiedHeader | Challenge)
+
+
+@pytest.mark.parametrize(
+    ("token", "is_it"),
+    [
+        ("2YotnFZFEjr1zCsicMWpAA", True),
+        ("a.b", True),
+        ("a.b.c", True),
+        ("a.b.c.d", True),
+        (f"{b64(b'[1]')}.b.c", True),
+        (f"{b64(b'x')}.b.c", True),
+        (f"{b64(b'{')}.b", True),
+        ("..", True),
+        (unsigned(), False),
+        (f"{b64(b'{')}.b.c", False),
+        (f"{b64(b' {broken')}.", True),
+        (f"{b64(b'{}')}..", False),
+        (unsigned(header=b'{"alg":"none"}'), False),
+    ],
+)
+def test_only_what_does_not_begin_as_a_jwt_is_opaque(token: str, is_it: bool) -> None:
+    """A forged or damaged JWT is never handed to introspection instead of being refused."""
+    assert is_opaque(token) is is_it
+
+
+@pytest.mark.parametrize(
+    ("token", "issuer"),
+    [
+        (unsigned(), "https://id.example"),
+        (unsigned(claims={"iss": "urn:portero:acme"}), "urn:portero:acme"),
+        (unsigned(claims={}), None),
+        (unsigned(claims={"iss": 7}), None),
+        (unsigned(claims={"iss": ["urn:portero:acme"]}), None),
+        (unsigned(claims=b'{"iss":"a","iss":"b"}'), None),
+        (unsigned(claims=b"[]"), None),
+        ("opaque", None),
+        ("a.b.c", None),
+        ("", None),
+    ],
+)
+def test_the_issuer_a_token_names_proves_nothing(token: str, issuer: str | None) -> None:
+    """It is read strictly, or it is none: two readers must not see two issuers."""
+    assert unverified_issuer(token) == issuer
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_one_kind_of_token(token: str) -> None:
+    """Never an exception, and what is opaque is no JWT that could be verified."""
+    unverified_issuer(token)
+    if is_opaque(token):
+        assert isinstance(inspect(token), Challenge)
