@@ -24,6 +24,7 @@ from authproxy.edges.admin import AdminEdge
 from authproxy.edges.public import PublicEdge
 from authproxy.edges.tls import TlsFiles
 from authproxy.gate.build import Parts, build_parts
+from authproxy.pages.pages import Pages
 from authproxy.settings import Settings
 from authproxy.version import VERSION
 from policies.errors import SettingsError
@@ -58,6 +59,7 @@ class App:
             self._public = PublicEdge(
                 parts.gate,
                 parts.pool,
+                pages=_pages(parts, settings),
                 metrics=parts.metrics,
                 keepalive_s=settings.keepalive,
                 body_timeout_s=settings.body_timeout,
@@ -145,6 +147,23 @@ async def _bound(setting: str, address: tuple[str, int], starting: Awaitable[tup
         raise SettingsError([f"{setting}: {address[0]}:{address[1]} cannot be listened on: {why}"]) from None
 
 
+def _pages(parts: Parts, settings: Settings) -> Pages:
+    identity = parts.identity
+    return Pages(
+        identify=parts.identifier.identify,
+        sessions=identity.sessions,
+        client=identity.client,
+        own_tokens=identity.own_tokens,
+        jwks=identity.keys.jwks,
+        state=identity.state,
+        revocations=identity.revocations,
+        sealer=identity.sealer,
+        store=parts.store,
+        allow_loopback_http=settings.allow_loopback_http,
+        metrics=parts.metrics,
+    )
+
+
 def _read_files(settings: Settings) -> tuple[TlsFiles | None, str | None]:
     """
     What settings name files for: the listener's certificate and the admin token.
@@ -156,7 +175,7 @@ def _read_files(settings: Settings) -> tuple[TlsFiles | None, str | None]:
     if settings.secrets is not None and not settings.secrets.is_dir():
         mistakes.append(f"secrets: {settings.secrets} is no folder that can be read")
     try:
-        tls = _read_tls(settings.tls_cert, settings.tls_key)
+        tls = _read_tls(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
     except SettingsError as error:
         mistakes.extend(error.mistakes)
     try:
@@ -168,7 +187,7 @@ def _read_files(settings: Settings) -> tuple[TlsFiles | None, str | None]:
     return tls, token
 
 
-def _read_tls(certificate: Path | None, key: Path | None) -> TlsFiles | None:
+def _read_tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> TlsFiles | None:
     """Raises: SettingsError; OpenSSL's own errors name no file."""
     if certificate is None or key is None:
         return None
@@ -181,10 +200,15 @@ def _read_tls(certificate: Path | None, key: Path | None) -> TlsFiles | None:
             continue
         if b"ENCRYPTED" in content:  # OpenSSL would ask the terminal for a password, and wait
             mistakes.append(f"{setting}: the key in {file} is encrypted; decrypt it first (openssl pkey)")
+    if client_ca is not None:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(client_ca)
+        except OSError:  # ssl.SSLError is one
+            mistakes.append(f"tls_client_ca: {client_ca} cannot be read, or holds no certificates in PEM form")
     if mistakes:
         raise SettingsError(mistakes)
     try:
-        return TlsFiles(certificate, key)
+        return TlsFiles(certificate, key, client_ca)
     except OSError as error:  # ssl.SSLError is one
         if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
             raise SettingsError([f"tls_key: {key} is not the key of the certificate in {certificate}"]) from None

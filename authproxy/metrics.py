@@ -261,8 +261,8 @@ class Metrics:
         self.introspections_total = Counter(
             "introspections_total", "Opaque tokens asked about or known.", ("tenant", "provider", "outcome")
         )
-        self.provider_requests_total = Counter(
-            "provider_requests_total", "Requests to providers.", ("tenant", "provider", "endpoint", "outcome")
+        self.provider_calls_total = Counter(
+            "provider_calls_total", "Requests to providers.", ("tenant", "provider", "endpoint", "outcome")
         )
         self.tokens_exchanged_total = Counter("tokens_exchanged_total", "Token exchanges.", outcome)
 

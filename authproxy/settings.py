@@ -88,8 +88,8 @@ class Settings(BaseModel):
     )
     redis: Annotated[str | None, BeforeValidator(_redis_url)] = Field(
         None,
-        description="Redis where several replicas share limits, sessions and logouts, such as redis://127.0.0.1:6379/0; "
-        "without it, memory.",
+        description="Redis where replicas share limits, sessions and logouts, such as redis://127.0.0.1:6379/0; without "
+        "it, memory.",
     )
     redis_cluster: bool = Field(default=False, description="The Redis is a cluster: one command per hash slot.")
     redis_password: Path | None = Field(None, description="File with the password for Redis.")
@@ -122,7 +122,9 @@ class Settings(BaseModel):
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key go together: give both or neither")
         if self.tls_client_ca is not None and self.tls_cert is None:
-            raise ValueError("tls_client_ca without tls_cert and tls_key: a client can show a certificate over TLS only")
+            raise ValueError(
+                "tls_client_ca without tls_cert and tls_key: a client can show a certificate over TLS only"
+            )
         if self.redis_password is not None and self.redis is None:
             raise ValueError("redis_password without redis: say which Redis it is for")
         return self

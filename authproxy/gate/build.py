@@ -16,14 +16,13 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from authproxy.activator import Activator
 from authproxy.audit import Audit, get_logger
 from authproxy.backends import Backends
+from authproxy.gate.build_identity import IdentityParts, build_identity, unusable_secrets
 from authproxy.gate.gate import Gate
 from authproxy.gate.identify import Identifier
 from authproxy.gate.live import LiveRegistry
 from authproxy.gate.record import Recorder
 from authproxy.gate.wakes import WakeBudget
 from authproxy.identity.accounts import unusable_accounts
-from authproxy.identity.bearer import BearerIdentity
-from authproxy.identity.http import ProviderHttp
 from authproxy.identity.secrets import PLATFORM, Secrets
 from authproxy.limits.concurrency import ConcurrencyLimits
 from authproxy.limits.memory import MemoryStore
@@ -50,7 +49,8 @@ class Parts:
     pool: Pool
     activator: Activator
     backends: Backends
-    identity: BearerIdentity
+    identity: IdentityParts
+    identifier: Identifier
     store: LimitStore
     live: LiveRegistry
     metrics: Metrics
@@ -61,7 +61,7 @@ class Parts:
         async with AsyncExitStack() as ends:
             if self.audit is not None:
                 ends.callback(self.audit.close)
-            for part in (self.backends, self.store, self.identity, self.pool, self.activator):
+            for part in (self.backends, self.store, self.identity, self.pool, self.activator, self.live):
                 ends.push_async_callback(part.close)
 
 
@@ -84,7 +84,7 @@ async def build_parts(settings: Settings, edge: str = "proxy") -> Parts:
     backends = Backends(lambda name: secrets.read(PLATFORM, name))
 
     def unreadable(candidate: PolicySet) -> list[str]:
-        return unusable_accounts(candidate, secrets)
+        return unusable_accounts(candidate, secrets) + unusable_secrets(candidate, secrets)
 
     def unreachable(candidate: PolicySet) -> list[str]:
         """What keeps a policy set's backends from being used; they are in place when nothing does."""
@@ -99,11 +99,16 @@ async def build_parts(settings: Settings, edge: str = "proxy") -> Parts:
     folder.before_swap(unreadable, is_slow=True)
     folder.before_swap(unreachable)
 
+    redis_url = _redis_url(settings)
+    identity = build_identity(settings, secrets, metrics, redis_url)
     audit = _open_audit(settings, metrics)
-    store = await _open_store(settings, metrics)
+    store = await _open_store(settings, metrics, redis_url)
+    await identity.start()
     live = LiveRegistry()
+    live.start()
     metrics.live_exchanges.read(lambda: len(live))
-    identity = BearerIdentity(ProviderHttp(allow_loopback_http=settings.allow_loopback_http), secrets, metrics=metrics)
+    identity.revocations.on_change(live.recheck_soon)
+    identifier = Identifier(identity.callers, store)
     activator = Activator(
         backends,
         spend_wake=WakeBudget(store, time.time).spend,
@@ -113,16 +118,17 @@ async def build_parts(settings: Settings, edge: str = "proxy") -> Parts:
     gate = Gate(
         edge=edge,
         folder=folder,
-        identifier=Identifier(identity, store),
+        identifier=identifier,
         store=store,
         concurrency=ConcurrencyLimits(replicas=(lambda: store.replicas) if isinstance(store, RedisStore) else None),
         activator=activator,
         backends=backends,
         recorder=Recorder(edge, metrics, audit),
         live=live,
+        assertion=identity.assertions.block,
     )
     pool = Pool(max_total=settings.max_upstream_connections, metrics=metrics)
-    return Parts(gate, folder, pool, activator, backends, identity, store, live, metrics, audit)
+    return Parts(gate, folder, pool, activator, backends, identity, identifier, store, live, metrics, audit)
 
 
 def _open_audit(settings: Settings, metrics: Metrics) -> Audit | None:
@@ -138,11 +144,10 @@ def _open_audit(settings: Settings, metrics: Metrics) -> Audit | None:
         raise SettingsError([f"audit: {settings.audit} cannot be opened ({error.strerror})"]) from None
 
 
-async def _open_store(settings: Settings, metrics: Metrics) -> LimitStore:
-    if settings.redis is None:
-        return MemoryStore()
+def _redis_url(settings: Settings) -> str | None:
+    """The URL with its password, which is a file. Raises: SettingsError."""
     url = settings.redis
-    if settings.redis_password is not None:
+    if url is not None and settings.redis_password is not None:
         try:
             password = settings.redis_password.read_text(encoding="utf-8").strip()
         except OSError as error:
@@ -153,6 +158,12 @@ async def _open_store(settings: Settings, metrics: Metrics) -> LimitStore:
         user = quote(parts.username or "", safe="")
         place = parts.netloc.rpartition("@")[2]
         url = urlunsplit(parts._replace(netloc=f"{user}:{quote(password, safe='')}@{place}"))
+    return url
+
+
+async def _open_store(settings: Settings, metrics: Metrics, url: str | None) -> LimitStore:
+    if url is None:
+        return MemoryStore()
     try:
         store = RedisStore(url, metrics=metrics, is_cluster=settings.redis_cluster)
     except ValueError as error:

@@ -9,7 +9,7 @@ missing credential.
 
 from __future__ import annotations
 
-from authproxy.identity.bearer import BearerIdentity
+from authproxy.identity.callers import Callers
 from authproxy.limits.store import LimitStore
 from policies.decision import Challenge, Deny, Reason, Refusal
 from policies.limits import Check, failure_check
@@ -21,7 +21,7 @@ from policies.tables import TenantTable
 class Identifier:
     """Asks the identity source, and the limit store about the address behind a credential that is not known yet."""
 
-    def __init__(self, source: BearerIdentity, store: LimitStore) -> None:
+    def __init__(self, source: Callers, store: LimitStore) -> None:
         self._source = source
         self._store = store
         self.known_now = source.known_now

@@ -93,6 +93,11 @@ class BearerIdentity:
         self.unusable_groups = 0
         """Tokens verified whose groups claim could not be used."""
 
+    @property
+    def trust(self) -> TrustStore:
+        """Whom each tenant trusts, with the keys in use: what else is verified uses the same."""
+        return self._trust
+
     def identify_now(self, tenant: TenantTable, request: AccessRequest, now: float) -> Principal | Refusal | None:
         """See ``IdentitySource``. A token seen before costs a digest and a few probes."""
         authorization = request.authorization

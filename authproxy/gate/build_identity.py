@@ -1,0 +1,136 @@
+"""
+Composes question 2: keys, state that replicas share, providers, sessions, tokens, and who dispatches among them.
+
+Each part is made once and handed to the next; ``start`` before the first request, ``close`` after the last.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from authproxy.identity.api_keys import ApiKeys, unusable_api_keys
+from authproxy.identity.assertion import Assertions
+from authproxy.identity.bearer import BearerIdentity
+from authproxy.identity.callers import Callers
+from authproxy.identity.http import ProviderHttp
+from authproxy.identity.introspection import Introspection
+from authproxy.identity.keyring import KeyFolder
+from authproxy.identity.oidc import OidcClient
+from authproxy.identity.own_tokens import OwnTokens
+from authproxy.identity.refresh import Refresher
+from authproxy.identity.revocations import Revocations
+from authproxy.identity.seal import Sealer
+from authproxy.identity.secrets import Secrets, SecretUnavailable
+from authproxy.identity.sessions import Sessions
+from authproxy.identity.state import StateStore
+from authproxy.identity.state_memory import MemoryState
+from authproxy.identity.state_redis import RedisState
+from authproxy.identity.userinfo import UserInfo
+from authproxy.metrics import Metrics
+from authproxy.settings import Settings
+from policies.tables import PolicySet
+
+
+@dataclass(slots=True)
+class IdentityParts:
+    """What question 2 and Portero's own pages are made of."""
+
+    callers: Callers
+    api_keys: ApiKeys
+    refresher: Refresher
+    sessions: Sessions
+    client: OidcClient
+    keys: KeyFolder
+    sealer: Sealer
+    own_tokens: OwnTokens
+    assertions: Assertions
+    state: StateStore
+    revocations: Revocations
+
+    async def start(self) -> None:
+        """Begin to follow the logouts of other replicas."""
+        await self.revocations.start()
+
+    async def close(self) -> None:
+        """End all parts; one that fails keeps no other from ending."""
+        async with AsyncExitStack() as ends:
+            for part in (
+                self.state,
+                self.revocations,
+                self.callers,
+                self.client,
+                self.api_keys,
+                self.sessions,
+                self.refresher,
+            ):
+                ends.push_async_callback(part.close)
+
+
+def build_identity(
+    settings: Settings,
+    secrets: Secrets,
+    metrics: Metrics,
+    redis_url: str | None,
+    clock: Callable[[], float] = time.time,
+) -> IdentityParts:
+    """
+    Make every part. Raises: SettingsError for a folder of keys that cannot be used.
+
+    Args:
+        redis_url: with its password; None: nothing is shared with other replicas.
+    """
+    keys = KeyFolder(settings.keys, clock=clock)
+    sealer = Sealer(keys.session_keys)
+    state: StateStore = MemoryState() if redis_url is None else RedisState(redis_url, is_cluster=settings.redis_cluster)
+    revocations = Revocations(redis_url, is_cluster=settings.redis_cluster, metrics=metrics, clock=clock)
+    metrics.revocations_is_behind.read(lambda: float(revocations.is_behind))
+    http = ProviderHttp(allow_loopback_http=settings.allow_loopback_http)
+    bearer = BearerIdentity(http, secrets, metrics=metrics, clock=clock)
+    client = OidcClient(http, secrets, bearer.trust, clock=clock, metrics=metrics)
+    refresher = Refresher(state, client, metrics=metrics, clock=clock)
+    sessions = Sessions(sealer, state, revocations, refresher, metrics=metrics, clock=clock)
+    api_keys = ApiKeys(secrets, clock=clock)
+    own_tokens = OwnTokens(keys, api_keys=api_keys)
+    callers = Callers(
+        bearer,
+        sessions,
+        Introspection(client, metrics=metrics),
+        api_keys,
+        own_tokens,
+        revocations,
+        state,
+        userinfo=UserInfo(client),
+    )
+    return IdentityParts(
+        callers=callers,
+        api_keys=api_keys,
+        refresher=refresher,
+        sessions=sessions,
+        client=client,
+        keys=keys,
+        sealer=sealer,
+        own_tokens=own_tokens,
+        assertions=Assertions(keys, clock=clock),
+        state=state,
+        revocations=revocations,
+    )
+
+
+def unusable_secrets(policies: PolicySet, secrets: Secrets) -> list[str]:
+    """One line for each secret of logins, introspection and API keys that cannot be used. Blocking."""
+    mistakes = unusable_api_keys(policies, secrets)
+    for tenant in policies.tenants.values():
+        for provider in tenant.providers:
+            clients = [used.client for used in (provider.login, provider.introspection) if used is not None]
+            for name in dict.fromkeys([client.secret for client in clients if client.secret is not None]):
+                try:
+                    content = secrets.read(tenant.name, name)
+                except SecretUnavailable as error:
+                    mistakes.append(f"{provider.where}: provider {provider.name!r}: {error}")
+                    continue
+                if not content:
+                    mistakes.append(f"{provider.where}: provider {provider.name!r}: secret {name} is empty")
+    return mistakes
