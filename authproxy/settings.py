@@ -88,8 +88,8 @@ class Settings(BaseModel):
     )
     redis: Annotated[str | None, BeforeValidator(_redis_url)] = Field(
         None,
-        description="Redis where replicas share limits, sessions and logouts, such as redis://127.0.0.1:6379/0; without "
-        "it, memory.",
+        description="Redis where replicas share limits, sessions and logouts, such as redis://127.0.0.1:6379/0; "
+        "without it, memory.",
     )
     redis_cluster: bool = Field(default=False, description="The Redis is a cluster: one command per hash slot.")
     redis_password: Path | None = Field(None, description="File with the password for Redis.")
