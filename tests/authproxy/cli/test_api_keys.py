@@ -195,7 +195,12 @@ def test_operators_at_once_lose_no_key(file: Path) -> None:
 def test_a_reader_never_sees_half_a_file(file: Path) -> None:
     """The file is replaced as a whole."""
     api_keys.issue(file, "acme", "x", "")
-    writer = Thread(target=lambda: [api_keys.issue(file, "acme", "x", "") for _ in range(20)])
+
+    def write() -> None:
+        for _ in range(20):
+            api_keys.issue(file, "acme", "x", "")
+
+    writer = Thread(target=write)
     writer.start()
     while writer.is_alive():
         content = file.read_bytes()
