@@ -30,6 +30,8 @@ _TYPE: Final = re.compile(r"[A-Za-z][A-Za-z0-9-]*|(0|[1-9][0-9]*)(\.(0|[1-9][0-9
 _HEX_VALUE: Final = re.compile(r"#([0-9A-Fa-f]{2})+", re.ASCII)
 _HEX: Final = frozenset("0123456789abcdefABCDEF")
 _SPECIAL: Final = frozenset('"+,;<>\\')
+_SIGNS: Final = frozenset('"+;<>\\#')
+"""Without one of them a name is what it seems: commas separate, and values have no escapes."""
 _ESCAPABLE: Final = _SPECIAL | frozenset(" #=")
 
 Part = tuple[str, bool]
@@ -62,6 +64,8 @@ def _object_id(group: str) -> str | None:
 def _distinguished_name(group: str) -> str | None:
     if not 0 < len(group) <= MAX_DN_CHARS or not group.isprintable():
         return None
+    if _SIGNS.isdisjoint(group):
+        return _plain_name(group)
     parts = _parts(group)
     if parts is None:
         return None
@@ -72,6 +76,20 @@ def _distinguished_name(group: str) -> str | None:
         if len(written) != len(values):
             return None
         levels.append("+".join(sorted(set(written))))
+    return ",".join(levels)
+
+
+def _plain_name(text: str) -> str | None:
+    """The usual distinguished name, without a sign that could need an escape: some 5 us instead of 80."""
+    levels = []
+    for level in text.split(","):
+        kind, mark, value = level.partition("=")
+        kind = kind.strip(" ")
+        if not mark or not _TYPE.fullmatch(kind):
+            return None
+        value = _folded(value.strip(" "))
+        # A letter may fold to a sign: the Greek question mark is a semicolon in every normal form.
+        levels.append(f"{kind.lower()}={value if value.isascii() and _SIGNS.isdisjoint(value) else _escaped(value)}")
     return ",".join(levels)
 
 
@@ -146,7 +164,7 @@ def _folded(text: str) -> str:
 
     Directories compare more loosely (Active Directory takes ``é`` for ``e``): two of one directory never meet.
     """
-    return normalize("NFC", normalize("NFD", text).casefold())
+    return text.lower() if text.isascii() else normalize("NFC", normalize("NFD", text).casefold())
 
 
 def _escaped(value: str) -> str:

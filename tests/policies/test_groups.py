@@ -91,6 +91,8 @@ DNS = {
     "empty value": ("CN=,DC=x", "cn=,dc=x"),
     "sharp s": ("CN=Straße", "cn=strasse"),
     "= in the value": ("CN=a=b", "cn=a=b"),
+    "a question mark that is a semicolon": ("CN=a\u037eb,DC=x", "cn=a\\;b,dc=x"),
+    "a sign that is an equals sign and a stroke": ("CN=a\u2260b", "cn=a\u2260b"),
 }
 
 
@@ -148,7 +150,7 @@ def test_any_text_gives_an_answer_and_the_answer_is_its_own(text: str, form: For
         assert normalise(spelling, form) == spelling
 
 
-@given(st.text(st.sampled_from('cnCN=,+;\\ #"<>2CcéÉ̈ßİ\u0345\u0301.1'), max_size=24))
+@given(st.text(st.sampled_from('cnCN=,+;\\ #"<>2CcéÉ̈ßİ\u0345\u0301\u0338\u037e\u2260.1'), max_size=24))
 def test_texts_that_nearly_are_distinguished_names(text: str) -> None:
     """The same of texts of the letters that matter."""
     spelling = normalise("cn=" + text, "distinguished_names")
