@@ -12,13 +12,13 @@ from __future__ import annotations
 import json
 import re
 from base64 import b32encode, urlsafe_b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
 from secrets import token_bytes
 from typing import Any, Final, NamedTuple
 
-from authproxy.identity.secrets import MAX_SECRET_BYTES
+from authproxy.identity.secrets import MAX_SECRET_BYTES, Secrets
 from policies.strict_json import NotStrict, read_object
 
 FILE: Final = "api-keys"
@@ -47,6 +47,16 @@ class ApiKeyEntry(NamedTuple):
     created_at: float
     """Unix seconds."""
     note: str = ""
+
+
+class Reading(NamedTuple):
+    """What one content of a file says."""
+
+    content: bytes
+    by_digest: Mapping[bytes, ApiKeyEntry]
+    names: frozenset[tuple[str, str]]
+    """Name and id of each entry."""
+    broken: tuple[int, ...]
 
 
 def new_key(name: str, note: str, now: float) -> tuple[str, ApiKeyEntry]:
@@ -101,6 +111,20 @@ def read_lines(content: bytes) -> tuple[list[ApiKeyEntry], list[int]]:
         else:
             good.append(entry)
     return good, sorted(broken)
+
+
+def read_file(secrets: Secrets, tenant: str, before: Reading | None) -> Reading:
+    """Blocking, and some 20 us a key when the content has changed. Raises: SecretUnavailable."""
+    content = secrets.read(tenant, FILE)
+    if before is not None and content == before.content:
+        return before
+    entries, broken = read_lines(content)
+    return Reading(
+        content,
+        {entry.digest: entry for entry in entries},
+        frozenset((entry.name, entry.id) for entry in entries),
+        tuple(broken),
+    )
 
 
 def _repeated(values: Iterable[bytes | str]) -> set[bytes | str]:

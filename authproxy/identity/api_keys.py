@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Final
 
-from authproxy.identity.api_key_file import FILE, PREFIX, ApiKeyEntry, digest_of, is_key, read_lines
+from authproxy.identity.api_key_file import FILE, PREFIX, ApiKeyEntry, Reading, digest_of, is_key, read_file
 from authproxy.identity.secrets import Secrets, SecretUnavailable
 from policies.decision import Challenge, Deny, Reason, Refusal
 from policies.principal import API_KEY_PROVIDER, Principal
@@ -47,12 +47,11 @@ log = logging.getLogger(__name__)
 class _File:
     """What is known of one tenant's file."""
 
-    __slots__ = ("by_digest", "ids", "read_at", "said", "task")
+    __slots__ = ("read_at", "reading", "said", "task")
 
     def __init__(self) -> None:
-        self.by_digest: Mapping[bytes, ApiKeyEntry] | None = None
+        self.reading: Reading | None = None
         """None: it could not be read."""
-        self.ids: frozenset[str] = frozenset()
         self.read_at: float | None = None
         self.task: asyncio.Task[None] | None = None
         self.said = ""
@@ -115,10 +114,10 @@ class ApiKeys:
         known = self._callers.get(slot)
         if known is None:
             return None
-        entries = self._entries(tenant.name, now)
-        if entries is None:
+        reading = self._reading(tenant.name, now)
+        if reading is None:
             return None
-        if not known.holds(entries, tenant.api_keys) or not _is_in_time(known.spec, now):
+        if not known.holds(reading.by_digest, tenant.api_keys) or not _is_in_time(known.spec, now):
             del self._callers[slot]
             return None
         self._callers.move_to_end(slot)
@@ -150,14 +149,14 @@ class ApiKeys:
 
         For tokens that were given out for a key: they end with it.
         """
-        entries = self._entries(tenant.name, now)
-        if entries is None:
+        reading = self._reading(tenant.name, now)
+        if reading is None:
             file = self._files.get(tenant.name)
             if file is None or not _is_fresh(file, now):
                 self._start(tenant.name)
             return None
         spec = _spec(tenant.api_keys, name)
-        return spec is not None and _is_in_time(spec, now) and f"{name}|{key_id}" in self._files[tenant.name].ids
+        return spec is not None and _is_in_time(spec, now) and (name, key_id) in reading.names
 
     async def close(self) -> None:
         """Stop the readings that are under way."""
@@ -173,9 +172,9 @@ class ApiKeys:
         key = _key_of(request)
         if key is None:
             return _refuse(tenant, _NO_KEY)
-        entries = file.by_digest
-        if entries is None:
+        if file.reading is None:
             return Deny(Reason.KEYS_UNAVAILABLE, _UNAVAILABLE, retry_after_s=RETRY_AFTER_S, tenant=tenant.name)
+        entries = file.reading.by_digest
         entry = entries.get(digest_of(key))
         # The whole key was hashed; its id is only compared so that a line cannot say another one.
         if entry is None or key[len(PREFIX) : len(PREFIX) + 12] != entry.id:
@@ -194,14 +193,14 @@ class ApiKeys:
             self._callers.popitem(last=False)
         return principal
 
-    def _entries(self, tenant: str, now: float) -> Mapping[bytes, ApiKeyEntry] | None:
+    def _reading(self, tenant: str, now: float) -> Reading | None:
         """What the file said, when that is not too old; starts to read it again, behind, when it is not new."""
         file = self._files.get(tenant)
         if file is None or file.read_at is None or not 0.0 <= now - file.read_at < STALE_S:
             return None
         if now - file.read_at >= FRESH_S and file.task is None:
             self._start(tenant)
-        return file.by_digest
+        return file.reading
 
     async def _read_anew(self, tenant: str) -> _File:
         task = self._start(tenant)
@@ -227,22 +226,15 @@ class ApiKeys:
 
     async def _read(self, tenant: str, file: _File) -> None:
         started_at = self._clock()  # what is read is as old as the moment before the reading
-        content: bytes | None = None
         said = ""
         try:
-            content = await asyncio.to_thread(self._secrets.read, tenant, FILE)
+            file.reading = await asyncio.to_thread(read_file, self._secrets, tenant, file.reading)
         except SecretUnavailable as error:
-            said = str(error)
-        if content is None:
-            file.by_digest, file.ids = None, frozenset()
+            file.reading, said = None, str(error)
         else:
-            entries, broken = read_lines(content)
-            by_digest = {entry.digest: entry for entry in entries}
-            if by_digest != file.by_digest:
-                file.by_digest = by_digest
-                file.ids = frozenset(f"{entry.name}|{entry.id}" for entry in entries)
-            if broken:
-                said = f"lines that are no API key, or one twice, let nobody in: {', '.join(map(str, broken[:10]))}"
+            if file.reading.broken:
+                lines = ", ".join(map(str, file.reading.broken[:10]))
+                said = f"lines that are no API key, or one twice, let nobody in: {lines}"
         file.read_at = started_at
         if said and said != file.said:
             log.warning("API keys of %s: %s", tenant, said)
@@ -252,7 +244,7 @@ class ApiKeys:
 def _ended(file: _File, task: asyncio.Task[None]) -> None:
     file.task = None
     if not task.cancelled() and task.exception() is not None:
-        file.by_digest, file.ids = None, frozenset()
+        file.reading = None
         log.error("API keys: unexpected failure", exc_info=task.exception())
 
 

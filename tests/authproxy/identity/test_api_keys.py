@@ -281,7 +281,8 @@ async def test_a_defect_while_reading_lets_nobody_in(
     def fail(content: bytes) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("authproxy.identity.api_keys.read_lines", fail)
+    monkeypatch.setattr("authproxy.identity.api_key_file.read_lines", fail)
+    world.write(entry, entry)
     world.clock.pass_s(STALE_S)
     refusal = await world.ask(key)
     assert isinstance(refusal, Deny)
