@@ -21,6 +21,7 @@ from rich.text import Text
 from yarl import URL
 
 from authproxy.demo.run import Demo
+from authproxy.demo.tour_browser import CannotBrowse, TourBrowser
 
 STEP_TIMEOUT_S: Final = 20.0
 MAX_BODY_SHOWN: Final = 160
@@ -62,15 +63,17 @@ class Answer:
 class Step:
     title: str
     walk: Callable[[Walk], Awaitable[None]]
+    timeout_s: float = STEP_TIMEOUT_S
 
 
 class Walk:
-    """One tour through one demo. Tokens are named in what is printed (``$ANA``), never shown."""
+    """One tour through one demo. Tokens and cookies are named in what is printed (``$ANA``), never shown."""
 
     def __init__(self, demo: Demo, console: Console, session: aiohttp.ClientSession) -> None:
         self.demo = demo
         self.console = console
         self.session = session
+        self.browser = TourBrowser(session, demo.public_url)
         self.tokens = {
             "ANA": demo.provider.issue_token("acme", "ana"),
             "BOB": demo.provider.issue_token("acme", "bob"),
@@ -85,18 +88,19 @@ class Walk:
         tenant: str = "acme",
         host: str | None = None,
         caller: str | None = None,
+        cookie: str | None = None,
         json_body: Any = None,
         is_shown: bool = True,
     ) -> Answer:
         """One request to the public listener, by its address and with the tenant's host: no name is resolved."""
         host = host or self.demo.files.hosts[tenant]
         if is_shown:
-            self.show_request(path, host=host, caller=caller, json_body=json_body)
+            self.show_request(path, host=host, caller=caller, has_cookie=cookie is not None, json_body=json_body)
         started = time.perf_counter()
         async with self.session.request(
             "GET" if json_body is None else "POST",
             URL(self.demo.public_url + path, encoded=True),
-            headers=self.fields(host, caller),
+            headers=self.fields(host, caller) | ({} if cookie is None else {"Cookie": cookie}),
             json=json_body,
             allow_redirects=False,
         ) as response:
@@ -137,10 +141,25 @@ class Walk:
             (answer.status, answer.reason) == (status, reason), wanted, f"{answer.status} {answer.reason or ''}"
         )
 
-    def show_request(self, path: str, *, host: str, caller: str | None = None, json_body: Any = None) -> None:
+    def promise_whoami(self, answer: Answer, subject: str, roles: list[str]) -> None:
+        """Raises: NotAsPromised."""
+        told = answer.json()
+        self.promise((told.get("subject"), told.get("roles")) == (subject, roles), f"{subject}, {roles}", told)
+
+    def show_request(
+        self,
+        path: str,
+        *,
+        host: str,
+        caller: str | None = None,
+        has_cookie: bool = False,
+        json_body: Any = None,
+    ) -> None:
         parts = ["$ curl -i", f"-H 'Host: {host}'"]
         if caller:
             parts.append(f'-H "Authorization: Bearer ${caller}"')
+        if has_cookie:
+            parts.append('-H "Cookie: $COOKIES"')
         if json_body is not None:
             parts.append(f"-H 'Content-Type: application/json' -d '{json.dumps(json_body)}'")
         self.note(" ".join([*parts, self.demo.public_url + path]), style="cyan")
@@ -172,12 +191,11 @@ async def take_tour(demo: Demo, console: Console, steps: tuple[Step, ...]) -> bo
             console.print()
             console.print(Text(f"{number:2} {step.title}", style="bold"))
             try:
-                async with asyncio.timeout(STEP_TIMEOUT_S):
+                async with asyncio.timeout(step.timeout_s):
                     await step.walk(walk)
-            except (NotAsPromised, TimeoutError, aiohttp.ClientError, OSError) as failure:
-                console.print(
-                    Text(f"   NOT AS PROMISED: {failure or f'no end within {STEP_TIMEOUT_S} s'}", style="red")
-                )
+            except (NotAsPromised, CannotBrowse, TimeoutError, aiohttp.ClientError, OSError) as failure:
+                why = str(failure) or f"no end within {step.timeout_s:.0f} s"
+                console.print(Text(f"   NOT AS PROMISED: {why}", style="red"))
                 return False
             console.print(Text("   as promised", style="green"))
     return True

@@ -10,6 +10,7 @@ from typing import Any, Final
 import aiohttp
 
 from authproxy.demo.tour import NotAsPromised, Step, Walk
+from authproxy.demo.tour_login import RENEWAL_TIMEOUT_S, log_in, log_out, no_session_elsewhere, stays_in
 
 MAX_EVENT_LATENCY_S: Final = 0.25
 """From the function's write to the client's read, on a machine that also runs everything else of the demo."""
@@ -200,6 +201,8 @@ async def metrics(walk: Walk) -> None:
 STEPS: Final = (
     Step("The form is public: nobody needs a token, nobody is asked for one", public_form),
     Step("A report is not: 401 without a token", no_token),
+    Step("A person's browser goes to the login instead, and comes back to the page asked for", log_in),
+    Step("That login is one of acme: at globex's host the same cookies are nobody", no_session_elsewhere),
     Step("A token that is present and bad is 401 invalid_token, even where none is needed", bad_token),
     Step("Ana is an analyst: 200, and the function is told who asks", analyst),
     Step("Bob has no role: 403", wrong_role),
@@ -212,5 +215,7 @@ STEPS: Final = (
     Step("Too much: 429 with Retry-After and RateLimit, for the one caller who overdid it", too_much),
     Step("A broken policy file is refused with file:line:column, and the old one stays", broken_policy),
     Step("A good one is taken up while it runs", new_policy),
+    Step("Tokens are renewed behind the login: ana stays in, though policies changed", stays_in, RENEWAL_TIMEOUT_S),
+    Step("Logging out ends it here, at the provider, and for every copy of the cookies", log_out),
     Step("What was counted meanwhile", metrics),
 )

@@ -62,9 +62,9 @@ def state_of(environment: dict[str, str]) -> dict[str, Any]:
     return dict(json.loads(file.read_text()))
 
 
-def portero(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+def portero(environment: dict[str, str], *arguments: str, timeout_s: float = 50) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*PORTERO, *arguments], env=environment, capture_output=True, text=True, timeout=50, check=False
+        [*PORTERO, *arguments], env=environment, capture_output=True, text=True, timeout=timeout_s, check=False
     )
 
 
@@ -174,17 +174,28 @@ def test_refusals_say_what_would_do(demo: subprocess.Popen[str], environment: di
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(90)
 def test_the_tour_keeps_its_promises(environment: dict[str, str]) -> None:
-    """Status 0 within 40 s, each request shown as a curl line, no token shown, nothing left behind."""
+    """Status 0 within 65 s (24 s of them wait for a renewal); each request is shown, no token is; nothing is left."""
     started = time.monotonic()
-    result = portero(environment, "demo", "--tour")
+    result = portero(environment, "demo", "--tour", timeout_s=80)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
-    assert time.monotonic() - started < 40
+    assert time.monotonic() - started < 65
     steps = re.findall(r"^ ?\d+ .*$", result.stdout, re.MULTILINE)
     assert f"All {len(steps)} steps were as promised" in result.stdout
     assert result.stdout.count("as promised\n") == len(steps)
     assert "$ curl -i -H 'Host: acme.localhost'" in result.stdout
-    for told in ("HTTP 401", "HTTP 403", "HTTP 404", "HTTP 429", "Retry-After: ", "RateLimit: ", "acme.yaml:"):
+    for told in (
+        "HTTP 401",
+        "HTTP 403",
+        "HTTP 404",
+        "HTTP 429",
+        "Retry-After: ",
+        "RateLimit: ",
+        "acme.yaml:",
+        "/.portero/callback  303",
+    ):
         assert told in result.stdout
-    assert "eyJ" not in result.stdout + result.stderr
+    for secret in ("eyJ", "__Host-", "code=", "state="):
+        assert secret not in result.stdout + result.stderr
     assert list(Path(environment["TMPDIR"]).iterdir()) == []
