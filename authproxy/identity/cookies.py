@@ -21,13 +21,14 @@ SESSION: Final = "__Host-portero-session"
 LOGIN: Final = "__Host-portero-login-"
 MAX_PIECES: Final = 8
 PIECE_CHARS: Final = 3800
-"""Of the sealed text in one piece: with name and attributes below the 4096 bytes that browsers keep of a cookie."""
+"""At most of the sealed text in one piece: with name and attributes below 4096 bytes, which is what browsers keep."""
 MAX_COOKIE_BYTES: Final = 7 * 1024
 """Of all pieces with their names: common servers take fields of 8 KiB, and other cookies want to be there too."""
 MAX_LOGINS: Final = 8
 """Logins that one browser may have begun and not ended."""
 
 _SESSION: Final = SESSION.encode("ascii")
+_NAME_BYTES: Final = len(_SESSION)
 _PIECES: Final = {_SESSION: 0} | {b"%b.%d" % (_SESSION, number): number for number in range(1, MAX_PIECES)}
 _LOGIN: Final = LOGIN.encode("ascii")
 _LOGIN_NAME: Final = re.compile(rb"__Host-portero-login-[A-Za-z0-9_-]{8}")
@@ -67,9 +68,27 @@ def read_cookie(cookie: bytes | None, name: str) -> bytes | None:
 
 
 def read_pieces(cookie: bytes | None) -> Pieces | None:
-    """The session that is there as a whole; None when a piece is missing, stands twice, or all are too long."""
-    if cookie is None or _SESSION not in cookie:
+    """
+    The session that is there as a whole; None when a piece is missing, stands twice, or all are too long.
+
+    Hot: the usual field, with our name once and one piece, is not taken apart.
+    """
+    at = -1 if cookie is None else cookie.find(_SESSION)
+    if cookie is None or at < 0:
         return None
+    value_at = at + _NAME_BYTES
+    if (
+        cookie[value_at : value_at + 3] == b"=1."
+        and (at == 0 or cookie[at - 2 : at] == b"; ")
+        and cookie.find(_SESSION, value_at) < 0
+    ):
+        end = cookie.find(b";", value_at)
+        text = (cookie[value_at + 3 :] if end < 0 else cookie[value_at + 3 : end]).rstrip(_BLANKS)
+        return Pieces(text, 1) if len(text) <= PIECE_CHARS else None
+    return _read_all_pieces(cookie)
+
+
+def _read_all_pieces(cookie: bytes) -> Pieces | None:
     found: dict[bytes, bytes | None] = {}
     for name, value in _pairs(cookie, _SESSION):
         if name in _PIECES:
@@ -78,14 +97,14 @@ def read_pieces(cookie: bytes | None) -> Pieces | None:
     if first is None or first[1:2] != b"." or not b"1" <= first[:1] <= b"8":
         return None
     count = first[0] - 48
-    if count == 1:
-        return Pieces(first[2:], 1) if len(first) <= MAX_COOKIE_BYTES else None
     parts = [first[2:]]
     for number in range(1, count):
         part = found.get(b"%b.%d" % (_SESSION, number))
         if part is None:
             return None
         parts.append(part)
+    if max(map(len, parts)) > PIECE_CHARS:
+        return None
     text = b"".join(parts)
     return Pieces(text, count) if len(text) <= MAX_COOKIE_BYTES else None
 
@@ -113,14 +132,6 @@ def login_cookies(cookie: bytes | None) -> list[tuple[str, bytes]]:
 def login_name(state: str) -> str:
     """The name of the cookie for one login; ``state`` is at least 8 characters of base64url."""
     return LOGIN + state[:8]
-
-
-def surplus_logins(cookie: bytes | None) -> tuple[str, ...]:
-    """Names to clear before one more login begins, the oldest first: then at most ``MAX_LOGINS`` are there."""
-    if cookie is None or _LOGIN not in cookie:
-        return ()
-    names = dict.fromkeys(name for name, _ in _pairs(cookie, _LOGIN) if _LOGIN_NAME.fullmatch(name))
-    return tuple(name.decode("ascii") for name in list(names)[: max(0, len(names) - MAX_LOGINS + 1)])
 
 
 def split_session(text: str) -> list[tuple[str, str]]:

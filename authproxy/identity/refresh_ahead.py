@@ -37,19 +37,18 @@ class RefreshAhead:
     def begin(
         self,
         session_id: str,
-        due_at: float,
         now: float,
         refresh: Callable[[], Coroutine[Any, Any, None]],
         done: Callable[[], None],
     ) -> float:
         """
-        Run ``refresh`` if it is due and nothing is against it; returns when to call again, Unix seconds.
+        Run ``refresh`` if nothing is against it; returns when to call again, Unix seconds.
 
         ``done`` is called at the end of the refresh, whatever that was.
         """
-        due_at = max(due_at, self._next_at.get(session_id, 0.0))
-        if now < due_at:
-            return due_at
+        next_at = self._next_at.get(session_id, 0.0)
+        if now < next_at <= now + RETRY_S:  # later: the clock went back
+            return next_at
         if session_id not in self._running and len(self._running) < MAX_BEHIND:
             self._start(session_id, now, refresh, done)
         return now + RETRY_S

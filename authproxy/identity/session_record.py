@@ -32,6 +32,7 @@ _LEVEL: Final = 6
 _BIG_INTEGER: Final = 1
 """Code of MessagePack's extension for integers beyond 64 bits, in decimal digits."""
 _MAX_DIGITS: Final = 64
+_TO_URL: Final = bytes.maketrans(b"+/", b"-_")
 
 
 class _Record(msgspec.Struct, array_like=True, gc=False):
@@ -120,7 +121,7 @@ def decode_session(data: bytes, tenant: str) -> Session | None:
         return None
     id_token = record.id_token
     if record.id_signature is not None:
-        id_token = ".".join([_base64(part) for part in (parts.id_header, parts.id_payload, record.id_signature)])
+        id_token = _jwt(parts.id_header, parts.id_payload, record.id_signature)
     return Session(
         record.id,
         record.secret,
@@ -176,14 +177,14 @@ def _segments(token: str | None) -> tuple[bytes, bytes, bytes] | None:
             part = a2b_base64(text.replace("-", "+").replace("_", "/") + "=" * (-len(text) % 4))
         except Base64Error:
             return None
-        if _base64(part) != text:
-            return None
         parts.append(part)
-    return parts[0], parts[1], parts[2]
+    return (parts[0], parts[1], parts[2]) if _jwt(*parts) == token else None
 
 
-def _base64(data: bytes) -> str:
-    return b2a_base64(data, newline=False).decode("ascii").rstrip("=").replace("+", "-").replace("/", "_")
+def _jwt(*parts: bytes) -> str:
+    """In one go: this is done for each session opened, though few need it."""
+    texts = [b2a_base64(part, newline=False).rstrip(b"=") for part in parts]
+    return b".".join(texts).translate(_TO_URL).decode("ascii")
 
 
 def _with_big_integers(value: Any) -> Any:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from authproxy.audit import get_logger
 from authproxy.identity import cookies, lifetime
@@ -46,6 +46,8 @@ MARK_S: Final = 24 * 3600.0
 """A session that was ended is remembered for at least so long after its beginning: policy may lengthen sessions."""
 
 _log = get_logger("identity")
+_new: Final[Any] = tuple.__new__
+"""NamedTuples of the hot path are made without their Python ``__new__``."""
 
 
 class _Shown(NamedTuple):
@@ -241,7 +243,7 @@ class Sessions:
         if known is not None:
             return _Shown(slot, known.session, known.cookie_version)
         session = self._cookies.read(tenant.name, pieces)
-        return None if session is None else _Shown(slot, session, session.version)
+        return None if session is None else _new(_Shown, (slot, session, session.version))
 
     async def _fetch(self, tenant: TenantTable, pieces: Pieces, slot: Slot, now: float) -> _Shown | None:
         """As ``_show``, asking the store. Raises: StoreUnavailable; SessionOver for a ticket without a session."""
@@ -288,7 +290,7 @@ class Sessions:
             return holder
         if not isinstance(holder, Principal) or holder.sub != session.sub:
             return _Over("expired")
-        self._keep(tenant, provider, shown._replace(session=session), holder, request, now)
+        self._keep(tenant, provider, _new(_Shown, (shown.slot, session, shown.version)), holder, request, now)
         return holder
 
     def _conclude(
@@ -327,7 +329,10 @@ class Sessions:
             until = min(until, now + every_s)
         else:
             until = min(until, session.seen_at + every_s)
-        until = min(until, self._refresh_ahead(tenant, provider, session, slot, now))
+        refresh_at = lifetime.refresh_at(session)
+        if now >= refresh_at:
+            refresh_at = self._refresh_ahead(tenant, provider, session, slot, now)
+        until = min(until, refresh_at)
         generation = self._revocations.generation
         self._opened.keep(slot, Known(holder, session, version, tenant, generation, now, until))
 
@@ -361,16 +366,14 @@ class Sessions:
     def _refresh_ahead(
         self, tenant: TenantTable, provider: ProviderSpec, session: Session, slot: Slot, now: float
     ) -> float:
-        """Fetch the claims before anybody has to wait for them, if it is time; returns when to look again."""
+        """Fetch the claims before anybody has to wait for them; returns when to look again."""
 
         async def refresh() -> None:
             newer = await self._refresh(tenant, _Stale(provider, session), now)
             if tenant.sessions.store == "redis":
                 await self._save_quietly(tenant, newer, self._clock())
 
-        return self._ahead.begin(
-            session.id, lifetime.refresh_at(session), now, refresh, lambda: self._opened.look_again(slot)
-        )
+        return self._ahead.begin(session.id, now, refresh, lambda: self._opened.look_again(slot))
 
     async def _tell_over(self, tenant: TenantTable, session: Session, now: float) -> None:
         """Copies of the cookie that still look fresh end too; if nobody can be told, they end when they are stale."""
