@@ -168,7 +168,9 @@ class Introspection:
         key = _key(tenant, provider, token)
         began = time.monotonic()
         try:
-            answer = await self._flights.ask(key, key[:5], lambda: self._ask(tenant, provider, token, now))
+            answer = await self._flights.ask(
+                (*key, self._epoch), key[:5], lambda: self._ask(tenant, provider, token, now)
+            )
         except TooManyAsked:
             self._count(tenant, provider, "overloaded")
             return Deny(Reason.OVERLOADED, "too many tokens are being asked about", retry_after_s=1, tenant=tenant.name)

@@ -128,7 +128,9 @@ class UserInfo:
         began = time.monotonic()
         try:
             answer = await self._flights.ask(
-                (*key, principal.sub), key[:5], lambda: self._ask(tenant, provider, token, principal.sub, now)
+                (*key, principal.sub, self._epoch),
+                key[:5],
+                lambda: self._ask(tenant, provider, token, principal.sub, now),
             )
         except TooManyAsked:
             return Deny(
