@@ -101,6 +101,11 @@ async def build_parts(settings: Settings, edge: str = "proxy") -> Parts:
 
     redis_url = _redis_url(settings)
     identity = build_identity(settings, secrets, metrics, redis_url)
+    if identity.keys.is_ephemeral and any(one.login for t in policies.tenants.values() for one in t.providers):
+        get_logger("identity").warning(
+            "sessions end with this process, and functions get no signed assertion: there are no keys",
+            remedy="portero keys new DIR, then --keys DIR",
+        )
     audit = _open_audit(settings, metrics)
     store = await _open_store(settings, metrics, redis_url)
     await identity.start()

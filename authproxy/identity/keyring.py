@@ -91,9 +91,6 @@ class KeyFolder:
                 raise SettingsError(["keys: no folder of keys was given; make one with: portero keys new DIR"])
             self._loaded = _NOTHING
             self._sessions = _ephemeral()
-            log.warning(
-                "no folder of keys (--keys): sessions end with this process, and functions get no signed assertion"
-            )
             return
         try:
             self._loaded = self._load(folder, self._list(folder), _NOTHING)

@@ -31,14 +31,14 @@ async def test_a_part_that_fails_to_end_keeps_no_other_from_ending() -> None:
     ended: list[str] = []
     part: dict[str, Any] = {
         name: Part(name, ended, fails=name in {"activator", "store"})
-        for name in ("activator", "pool", "identity", "store", "backends")
+        for name in ("live", "activator", "pool", "identity", "store", "backends")
     }
     nothing: Any = None
     audit: Any = Audit(ended)
-    parts = Parts(gate=nothing, folder=nothing, live=nothing, metrics=nothing, audit=audit, **part)
+    parts = Parts(gate=nothing, folder=nothing, identifier=nothing, metrics=nothing, audit=audit, **part)
     with pytest.raises(OSError, match=r"activator|store"):
         await parts.close()
-    assert ended == ["activator", "pool", "identity", "store", "backends", "audit"]
+    assert ended == ["live", "activator", "pool", "identity", "store", "backends", "audit"]
 
 
 async def test_a_replaced_password_of_a_platform_is_taken_up(capsys: pytest.CaptureFixture[str]) -> None:

@@ -111,16 +111,13 @@ def test_the_same_object_until_something_changes(tmp_path: Path, clock: Clock) -
     assert all(one is other for one, other in zip(before, after, strict=True))
 
 
-def test_without_a_folder_sessions_are_sealed_and_nothing_is_signed(
-    clock: Clock, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A key of this process alone, and a word of warning."""
+def test_without_a_folder_sessions_are_sealed_and_nothing_is_signed(clock: Clock) -> None:
+    """A key of this process alone; who composes the process warns of it where there are logins."""
     first, second = KeyFolder(None, clock=clock), KeyFolder(None, clock=clock)
     assert first.is_ephemeral
     assert first.session_keys() is first.session_keys()
     assert first.session_keys().current != second.session_keys().current
     assert (first.signing_key(), first.key_set(), first.jwks()) == (None, None, {"keys": []})
-    assert "no folder of keys" in caplog.text
     with pytest.raises(SettingsError, match="portero keys new"):
         KeyFolder(None, clock=clock, is_ephemeral_allowed=False)
 
