@@ -57,7 +57,7 @@ def read_grant(document: Document) -> Grant:
 def error_code(document: Document) -> str | None:
     """The error that a refusal names, by its JSON member, never by a piece of text; None when it is no plain word."""
     code = document.value.get("error")
-    return code if document.status >= 400 and isinstance(code, str) and _ERROR.fullmatch(code) else None
+    return code if isinstance(code, str) and _ERROR.fullmatch(code) else None
 
 
 def _token(answer: Mapping[str, Any], name: str) -> str | None:

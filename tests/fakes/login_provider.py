@@ -54,6 +54,7 @@ class LoginProvider(FakeProvider):
         self.about: dict[str, Any] = {"sub": "ana", "groups": ["from-userinfo"]}
         """What userinfo says."""
         self.introspected: Any = {"active": True, "sub": "ana"}
+        self.introspection_status = 200
         self.refusal: tuple[int, Any] | None = None
         """Status and body of the token endpoint instead of tokens."""
         self.refresh_token = "refresh-1"
@@ -112,7 +113,7 @@ class LoginProvider(FakeProvider):
             case "par":
                 return web.json_response({"request_uri": "urn:example:1", "expires_in": 60}, status=201)
             case "introspection":
-                return web.json_response(self.introspected)
+                return web.json_response(self.introspected, status=self.introspection_status)
             case "revocation":
                 return web.Response()
         return web.Response(status=404)
@@ -127,7 +128,7 @@ class LoginProvider(FakeProvider):
         if not is_login and form.get("refresh_token") != self.refresh_token:
             return web.json_response({"error": "invalid_grant"}, status=400)
         self.refresh_token = f"refresh-{len(self.asked) + 1}"
-        access_token = self.mint(groups=["from-access-token"])
+        access_token = self.mint(groups=["from-access-token"], scope="openid")
         tokens = {
             "access_token": access_token,
             "token_type": "Bearer",

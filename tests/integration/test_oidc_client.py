@@ -236,7 +236,10 @@ async def test_its_logout_tokens_are_understood(client: OidcClient, issuer: Issu
     told = []
     try:
         for sid in (None, "the-sid"):
-            metadata = {"backchannel_logout_uri": uri, "backchannel_logout_session_required": sid is not None}
+            metadata: dict[str, Any] = {
+                "backchannel_logout_uri": uri,
+                "backchannel_logout_session_required": sid is not None,
+            }
             await issuer.set_clients(registered(**metadata))
             told.append(await issuer.tell_logout("portero", "ana", sid))
     finally:

@@ -106,6 +106,19 @@ async def test_the_endpoints_own_query_is_kept(
     assert query(await begin(client, tenant))["realm"] == "a&b"
 
 
+@pytest.mark.parametrize("address", ["javascript:alert(1)", "http://u@id.example/", "data:text/html,x", "/login", ""])
+async def test_a_browser_is_sent_to_no_address_that_is_none(
+    address: str, client: OidcClient, provider: LoginProvider
+) -> None:
+    """R41: also when the policy itself names it."""
+    written = {"authorization_endpoint": address, "end_session_endpoint": address}
+    tenant = a_tenant("acme", a_login(provider, endpoints=written))
+    with pytest.raises(ProviderUnavailable):
+        await begin(client, tenant)
+    spec = tenant.providers[0]
+    assert await client.end_session_url(tenant, spec, id_token=None, post_logout_redirect_uri="/", state=None) is None
+
+
 async def test_a_request_is_pushed_where_that_is_offered(
     client: OidcClient, tenant: TenantTable, provider: LoginProvider
 ) -> None:
@@ -250,6 +263,7 @@ async def test_groups_of_the_access_token_replace_the_id_tokens(
     tokens = await log_in(client, with_groups_from(provider, "access_token"), clock)
     assert tokens.claims["groups"] == ["from-access-token"]
     assert tokens.claims["aud"] == CLIENT_ID
+    assert "scope" not in tokens.claims
     assert tokens.access_token is None
 
 
@@ -449,6 +463,9 @@ async def test_introspection_is_the_providers_word(
         provider.introspected = answer
         with pytest.raises(ProviderUnavailable):
             await client.introspect(tenant, spec, "opaque")
+    provider.introspected, provider.introspection_status = {"active": True, "sub": "root"}, 401
+    with pytest.raises(ProviderUnavailable):
+        await client.introspect(tenant, spec, "opaque")
     with pytest.raises(ProviderUnavailable):
         await client.introspect(tenant, replace(spec, introspection=None), "opaque")
 
