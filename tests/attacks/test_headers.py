@@ -30,7 +30,11 @@ SPOOFABLE: Final = [
     *["X-Consumer-Id", "X-Consumer-Username", "X-Consumer-Groups", "X-Credential-Identifier"],
     *["Knative-Serving-Namespace", "Knative-Serving-Revision", "K-Network-Hash", "K-Proxy-Request"],
     *["X-OpenFaaS-Internal", "X-OpenFaaS-Anything", "X-Callback-Url", "X-Request-Id"],
-    *["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "DPoP"],
+    *["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"],
+    # what proxies call the certificate that a client has shown them
+    *["Client-Cert-Chain", "X-Client-Cert", "X-Client-Certificate", "X-Client-Verify", "X-Client-Dn"],
+    *["SSL-Client-Cert", "SSL-Client-Verify", "SSL-Client-Subject-Dn", "X-SSL-Client-Cert", "X-SSL-Cert"],
+    *["X-Tls-Client-Cert", "X-Arr-ClientCert", "X-Amzn-Mtls-Clientcert"],
     # hop-by-hop
     *["Proxy-Authorization", "Proxy-Connection", "Proxy-Authenticate", "Keep-Alive", "TE", "Trailer", "Http2-Settings"],
 ]
@@ -42,6 +46,7 @@ READ_ELSEWHERE: Final = [
     "Upgrade",
     "X-Dispatch-Org",
     "X-Portero-Tenant",
+    "Client-Cert",
 ]
 """Their own spelling means something and is tested apart; every other spelling is removed."""
 KEPT: Final = {
@@ -256,6 +261,14 @@ TWICE: Final = {
     "cookie-control": (b"Cookie: a=\x1b\r\n", "bad-request"),
     "origin-bytes": (b"Origin: https://\xff\r\n", "bad-request"),
     "forwarded-for-bytes": (b"X-Forwarded-For: \xff\r\n", "bad-request"),
+    "authorization-dpop": (b"Authorization: DPoP a\r\nAuthorization: Bearer a\r\n", "credential-ambiguous"),
+    "dpop": (b"DPoP: a.b.c\r\nDPoP: d.e.f\r\n", "bad-request"),
+    "dpop-same": (b"DPoP: a.b.c\r\ndpop: a.b.c\r\n", "bad-request"),
+    "dpop-bytes": (b"DPoP: a\xff\r\n", "bad-request"),
+    "dpop-control": (b"DPoP: a\tb\r\n", "bad-request"),
+    "dpop-9-KiB": (b"DPoP: %b\r\n" % (b"a" * 9216), "bad-request"),
+    "client-cert": (b"Client-Cert: :MAMCAQU=:\r\nclient-cert: :MAMCAQU=:\r\n", "bad-request"),
+    "client-cert-bytes": (b"Client-Cert: \xff\r\n", "bad-request"),
     "authorization-9-KiB": (b"Authorization: Bearer %b\r\n" % (b"a" * 9216), "credential-invalid"),
     "authorization-empty": (b"Authorization: \r\n", "credential-invalid"),
 }
@@ -292,3 +305,14 @@ async def test_credentials_stay_here_unless_the_function_is_to_have_them(siege: 
     siege.forget()
     assert (await siege.throw(request(b"GET /function/raw", fields))).only.status == 200
     assert siege.token.encode() in siege.to_functions
+
+
+async def test_proofs_and_certificates_stay_here_whatever_the_function_is_to_have(siege: Siege) -> None:
+    """R55: made for Portero, and a function could use or believe them; also where credentials are forwarded."""
+    fields = b"Authorization: Bearer %b\r\nDPoP: %b\r\nClient-Cert: %b\r\n" % (siege.token.encode(), SECRET, SECRET)
+    for line in (b"GET /function/survey-report", b"GET /function/survey-web", b"GET /function/raw"):
+        siege.forget()
+        assert (await siege.throw(request(line, fields))).only.status == 200
+        assert SECRET not in siege.to_functions
+        names = [line.partition(b":")[0].lower() for line in siege.to_functions.split(b"\r\n")]
+        assert not {b"dpop", b"client-cert"} & set(names)

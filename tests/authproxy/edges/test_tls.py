@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import ssl
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,76 @@ def test_files_that_cannot_be_loaded_at_first_raise(tmp_path: Path) -> None:
     """A listener that cannot serve does not start."""
     with pytest.raises(OSError):
         TlsFiles(tmp_path / "none.crt", tmp_path / "none.key")
+
+
+def showing(pair: tuple[Path, Path], roots: Path) -> ssl.SSLContext:
+    """A client that shows the certificate of ``pair``."""
+    context = trusting(roots)
+    context.load_cert_chain(*pair)
+    return context
+
+
+async def test_a_clients_certificate_is_known_by_its_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    RFC 8705: asked for where there is a client CA, and it may be left out; one that the CA does not know is refused.
+    A CA that is replaced holds from the next handshake on.
+    """
+    monkeypatch.setattr("authproxy.edges.tls._LOOK_EVERY_S", 0.0)
+    server, one, two = (tmp_path / name for name in ("server", "one", "two"))
+    for folder in (server, one, two):
+        folder.mkdir()
+    files, client, stranger = write_pair(server, "acme.example"), write_pair(one, "one"), write_pair(two, "two")
+    authority = tmp_path / "clients.pem"
+    authority.write_bytes(client[0].read_bytes())
+    digests = [sha256(ssl.PEM_cert_to_DER_cert(pair[0].read_text())).digest() for pair in (client, stranger)]
+    async with ScriptedUpstream() as upstream:
+        gate, pool = StubGate(upstream.address), Pool()
+        edge = PublicEdge(gate, pool)
+        address = await edge.start("127.0.0.1", 0, TlsFiles(*files, authority))
+        for context in (showing(client, files[0]), trusting(files[0])):
+            async with RawClient(address, context, "acme.example") as connection:
+                for _ in range(2):
+                    assert (await connection.get()).status == 200
+        assert [head.certificate for head in gate.heads] == [digests[0], digests[0], None, None]
+        await is_refused(address, showing(stranger, files[0]))
+        authority.write_bytes(stranger[0].read_bytes())
+        async with RawClient(address, showing(stranger, files[0]), "acme.example") as connection:
+            assert (await connection.get()).status == 200
+        assert gate.heads[-1].certificate == digests[1]
+        await is_refused(address, showing(client, files[0]))
+        await edge.stop(0)
+        await pool.close()
+
+
+async def is_refused(address: tuple[str, int], context: ssl.SSLContext) -> None:
+    """With TLS 1.3 a client learns of it with the first bytes that it reads."""
+    with pytest.raises((ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)):
+        async with RawClient(address, context, "acme.example") as connection:
+            await connection.get()
+
+
+async def test_without_a_client_ca_no_certificate_is_asked_for(tmp_path: Path) -> None:
+    """Whatever a client would show: nobody has said whose certificates count."""
+    (tmp_path / "one").mkdir()
+    files, client = write_pair(tmp_path, "acme.example"), write_pair(tmp_path / "one", "one")
+    async with ScriptedUpstream() as upstream:
+        gate, pool = StubGate(upstream.address), Pool()
+        edge = PublicEdge(gate, pool)
+        address = await edge.start("127.0.0.1", 0, TlsFiles(*files))
+        async with RawClient(address, showing(client, files[0]), "acme.example") as connection:
+            assert (await connection.get()).status == 200
+        assert gate.heads[-1].certificate is None
+        await edge.stop(0)
+        await pool.close()
+
+
+def test_a_client_ca_that_cannot_be_read_raises(tmp_path: Path) -> None:
+    """At the start, like the other files."""
+    files = write_pair(tmp_path, "acme.example")
+    (tmp_path / "empty.pem").touch()
+    for name in ("none.pem", "empty.pem"):
+        with pytest.raises((OSError, ssl.SSLError)):
+            TlsFiles(*files, tmp_path / name)
 
 
 async def test_upstreams_speak_tls_and_are_verified(tmp_path: Path) -> None:

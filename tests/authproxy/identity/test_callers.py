@@ -23,14 +23,16 @@ from authproxy.identity.state_memory import MemoryState
 from authproxy.identity.userinfo import UserInfoClient
 from policies.decision import Challenge, Deny, Reason, Refusal
 from policies.errors import ProviderUnavailable
+from policies.peers import TrustedPeers
 from policies.principal import Principal
-from policies.request import AccessRequest
+from policies.request import AccessRequest, HeadMemo, read_head
 from policies.tables import ClientSpec, GroupsSpec, IntrospectionSpec, ProviderSpec, TenantTable
 from tests.contracts.identity_source import IdentitySourceContract, World
 from tests.fakes.callers import BrokenState, Parts, active, an_own_principal, as_any
 from tests.fakes.identity import Clock, a_provider, a_request, a_tenant
 from tests.fakes.proofs import a_proof, jkt_of, showing
 from tests.fakes.provider import FakeProvider, Key, b64, compact
+from tests.fakes.tenancy import NOBODY, a_head
 
 SESSION = b"__Host-portero-session=x"
 
@@ -508,3 +510,48 @@ async def test_reloaded_terms_hold_for_callers_that_were_settled(
     assert is_invalid(await parts.callers.identify(stricter, request, clock.now))
     moved = a_tenant("acme", replace(tenant.providers[0], groups=GroupsSpec(source="userinfo")))
     assert parts.callers.known_now(moved, request, clock.now) is None
+
+
+async def test_a_stranger_does_not_name_a_certificate(
+    parts: Parts, provider: FakeProvider, tenant: TenantTable, clock: Clock
+) -> None:
+    """A2, AP-R2: from the wire to the answer; whoever stole a bound token knows the certificate, which is public."""
+    der = b"\x30\x03\x02\x01\x05"
+    token = provider.mint(cnf={"x5t#S256": b64(sha256(der).digest())})
+    field = (b"Client-Cert", b":MAMCAQU=:")
+    believed = TrustedPeers(["10.0.0.0/8"], believes_certificates=True)
+    unheard = TrustedPeers(["10.0.0.0/8"])
+    bearer_field = (b"Authorization", b"Bearer " + token.encode())
+
+    async def ask(peer: str, trusted: TrustedPeers, *fields: tuple[bytes, bytes]) -> Principal | Refusal:
+        request = read_head(a_head(b"/", bearer_field, *fields, peer=peer), trusted)
+        assert isinstance(request, AccessRequest)
+        return await parts.callers.identify(tenant, request, clock.now)
+
+    assert isinstance(await ask("10.0.0.1", believed, field), Principal)
+    assert is_invalid(await ask("10.0.0.1", believed))
+    assert is_invalid(await ask("10.0.0.1", unheard, field))
+    assert is_invalid(await ask("198.51.100.7", believed, field))
+    for name in (b"client_cert", b"X-Client-Cert", b"SSL-Client-Cert", b"X-SSL-Client-Cert", b"Client-Cert-Chain"):
+        assert is_invalid(await ask("10.0.0.1", believed, (name, field[1])))
+        assert is_invalid(await ask("198.51.100.7", believed, (name, field[1])))
+
+
+async def test_a_proof_sent_twice_on_one_connection_is_a_replay(
+    parts: Parts, provider: FakeProvider, tenant: TenantTable, clock: Clock
+) -> None:
+    """From the wire to the answer: a connection's memo of its last head must not make two requests one."""
+    token = provider.mint(cnf={"jkt": jkt_of()})
+    proof = a_proof(token, clock.now)
+    head = a_head(b"/", (b"Authorization", b"DPoP " + token.encode()), (b"DPoP", proof), scheme="https")
+    memo = HeadMemo()
+    answers = []
+    for _ in range(2):
+        request = read_head(head, NOBODY, memo)
+        assert isinstance(request, AccessRequest)
+        answers.append(await parts.callers.identify(tenant, request, clock.now))
+    assert isinstance(answers[0], Principal)
+    assert is_invalid(answers[1])
+    other = read_head(head._replace(target=b"/other"), NOBODY, memo)
+    assert isinstance(other, AccessRequest)
+    assert is_invalid(await parts.callers.identify(tenant, other, clock.now)), "the proof names the address"
