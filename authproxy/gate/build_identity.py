@@ -80,6 +80,10 @@ def build_identity(
     Make every part. Raises: SettingsError for a folder of keys that cannot be used.
 
     Args:
+        settings: of the process.
+        secrets: of clients, service accounts and API keys.
+        metrics: of the process.
+        clock: Unix seconds.
         redis_url: with its password; None: nothing is shared with other replicas.
     """
     keys = KeyFolder(settings.keys, clock=clock)
