@@ -111,7 +111,7 @@ export class Issuer {
 
   async #answer(request, response) {
     const { pathname } = new URL(request.url, this.issuer);
-    this.count(pathname.startsWith("/interaction/") ? "/interaction" : pathname);
+    this.count(pathname.replace(/^\/interaction\/.*/, "/interaction").replace(/^\/auth\/.*/, "/auth (resumed)"));
     const fault = this.faults.get(pathname);
     if (fault && fault.times-- > 0) {
       if (fault.delay_ms) await new Promise((resolve) => setTimeout(resolve, fault.delay_ms));
