@@ -4,9 +4,9 @@ A session as bytes, to be sealed: small enough for a cookie, and the same sessio
 It decides on a form and nothing else. What stands in a session was chosen by a provider, so that sizes are bounded in
 both directions. It refuses to know keys, cookies and stores.
 
-Claims and the readable parts of the ID token are deflated together where that pays (they repeat each other). Secrets
-(tokens, the ID token's signature) never are: the length of what is deflated tells of what stands in it (CRIME), and it
-is not the same party that chooses claims and that must not learn tokens.
+Claims that are the ID token's own are not written twice. Claims and the readable parts of the ID token are deflated
+together where that pays. Secrets (tokens, the ID token's signature) never are: the length of what is deflated tells of
+what stands in it (CRIME), and it is not the same party that chooses claims and that must not learn tokens.
 """
 
 from __future__ import annotations
@@ -61,9 +61,11 @@ class _Record(msgspec.Struct, array_like=True, gc=False):
 
 
 class _Readable(msgspec.Struct, array_like=True):
-    claims: dict[str, Any]
-    id_header: bytes = b""
-    id_payload: bytes = b""
+    claims: dict[str, Any] | None
+    """None: those of the ID token's payload, without ``dropped``."""
+    dropped: list[str]
+    id_header: bytes
+    id_payload: bytes
 
 
 def encode_session(session: Session) -> bytes:
@@ -74,7 +76,11 @@ def encode_session(session: Session) -> bytes:
     """
     segments = _segments(session.id_token)
     header, payload, signature = segments if segments is not None else (b"", b"", None)
-    readable = _encode_readable(_Readable(dict(session.claims), header, payload))
+    claims = dict(session.claims)
+    dropped = _difference(claims, payload) if segments is not None else None
+    readable = _encode_readable(
+        _Readable(claims, [], header, payload) if dropped is None else _Readable(None, dropped, header, payload)
+    )
     is_deflated = False
     if len(readable) >= _DEFLATE_FROM_BYTES:
         deflated = zlib.compress(readable, _LEVEL)
@@ -117,6 +123,11 @@ def decode_session(data: bytes, tenant: str) -> Session | None:
         if readable is None:
             return None
         parts = _readable_decoder.decode(readable)
+        claims = parts.claims
+        if claims is None:
+            claims = _claims_decoder.decode(parts.id_payload)
+            for name in parts.dropped:
+                claims.pop(name, None)
     except (msgspec.MsgspecError, zlib.error, ValueError, RecursionError):
         return None
     id_token = record.id_token
@@ -131,7 +142,7 @@ def decode_session(data: bytes, tenant: str) -> Session | None:
         record.issuer,
         record.sub,
         record.sid,
-        parts.claims,
+        claims,
         record.created_at,
         record.seen_at,
         record.fresh_until,
@@ -147,7 +158,7 @@ def _encode_readable(readable: _Readable) -> bytes:
         try:
             data = _encoder.encode(readable)
         except OverflowError:
-            readable.claims = {name: _with_big_integers(value) for name, value in readable.claims.items()}
+            readable.claims = _with_big_integers(readable.claims)
             data = _encoder.encode(readable)
     except (ValueError, TypeError, OverflowError, RecursionError):
         # from None: an encoder's own words may quote a claim.
@@ -155,6 +166,17 @@ def _encode_readable(readable: _Readable) -> bytes:
     if len(data) > MAX_BYTES:
         raise ValueError("the claims are too long to be kept")
     return data
+
+
+def _difference(claims: dict[str, Any], payload: bytes) -> list[str] | None:
+    """Which members of the ID token's payload the claims lack; None unless they are the same to the last type."""
+    try:
+        members = _claims_decoder.decode(payload)
+        dropped = [name for name in members if name not in claims]
+        same = {name: members[name] for name in claims}
+        return dropped if _encoder.encode(same) == _encoder.encode(claims) else None
+    except (msgspec.MsgspecError, KeyError, ValueError, TypeError, OverflowError, RecursionError):
+        return None
 
 
 def _inflate(data: bytes) -> bytes | None:
@@ -208,4 +230,5 @@ def _extension(code: int, data: memoryview) -> Any:
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(_Record)
+_claims_decoder: Final = msgspec.json.Decoder(dict[str, Any])
 _readable_decoder: Final = msgspec.msgpack.Decoder(_Readable, ext_hook=_extension)

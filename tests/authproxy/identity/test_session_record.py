@@ -109,6 +109,33 @@ def test_claims_that_stand_twice_cost_once() -> None:
     assert decode_session(data, "acme") == session
 
 
+@given(st.dictionaries(st.text(max_size=6), _json, max_size=5), st.data())
+def test_claims_of_the_id_token_come_back_as_they_were(members: dict[str, Any], data: st.DataObject) -> None:
+    """They are read out of it again: the same values, types and all, whichever were dropped or are others."""
+    token = f"{b64(b'{}')}.{b64(json.dumps(members).encode())}.{b64(bytes(64))}"
+    read = json.loads(json.dumps(members))
+    kept = {name: value for name, value in read.items() if data.draw(st.booleans())}
+    for name in kept:
+        if data.draw(st.integers(0, 9)) == 0:
+            kept[name] = data.draw(_json)
+    session = replace(session_of(), claims=kept, id_token=token)
+    again = decode_session(encode_session(session), "acme")
+    assert again == session
+    assert again is not None
+    assert json.dumps(again.claims, sort_keys=True) == json.dumps(kept, sort_keys=True)
+
+
+@pytest.mark.parametrize(
+    ("kept", "written"), [({"a": 1}, {"a": True}), ({"a": 1}, {"a": 1.0}), ({"a": 0}, {"a": -0.0})]
+)
+def test_values_that_only_look_alike_are_kept_apart(kept: dict[str, Any], written: dict[str, Any]) -> None:
+    """``1 == True`` to Python, and not to a policy."""
+    token = f"{b64(b'{}')}.{b64(json.dumps(written).encode())}.{b64(bytes(64))}"
+    again = decode_session(encode_session(replace(session_of(), claims=kept, id_token=token)), "acme")
+    assert again is not None
+    assert repr(again.claims) == repr(kept)
+
+
 def test_the_length_of_what_is_deflated_tells_nothing_of_secrets() -> None:
     """A refresh token that repeats a claim is no shorter for it (CRIME)."""
     claims = {"padding": ["abcdefgh" * 8] * 40}
