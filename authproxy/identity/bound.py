@@ -67,7 +67,7 @@ def is_proven(principal: Principal, tenant: str, request: AccessRequest) -> bool
     if principal.confirmation is None or principal.confirmation.jkt is None:
         return True
     shown = request.dpop
-    return isinstance(shown, ShownProof) and shown.accepted_for == (tenant, _digest(request))
+    return isinstance(shown, ShownProof) and shown.accepted_for == (tenant, digest_of(request))
 
 
 async def refuse_possession(
@@ -83,9 +83,9 @@ async def refuse_possession(
     jkt = "" if principal.confirmation is None else principal.confirmation.jkt or ""
     refusal = await refuse_proof(state, tenant, request, token, jkt, now)
     if refusal is None and isinstance(request.dpop, ShownProof):
-        request.dpop.accepted_for = (tenant, _digest(request))
+        request.dpop.accepted_for = (tenant, digest_of(request))
     return refusal
 
 
-def _digest(request: AccessRequest) -> bytes:
+def digest_of(request: AccessRequest) -> bytes:
     return request.credential_digest or sha256(request.authorization or b"").digest()

@@ -178,7 +178,7 @@ class Callers:
             return _as_shown(asked, request)
         found = self._name_now(tenant, request, asked, now)
         if isinstance(found, Principal):
-            found = self._settle_now(tenant, request, asked, found, now)
+            found = self._settle_now(tenant, request, found, now)
         return _as_shown(found, request)
 
     async def identify(self, tenant: TenantTable, request: AccessRequest, now: float) -> Named:
@@ -233,17 +233,8 @@ class Callers:
             return None
         if authorization[_PREFIX_AT] == _PREFIX_BYTES:
             return self._api_keys.known_now(tenant, request, now)
-        found = self._own_tokens.known_now(tenant, digest, now)
-        if found is not None:
-            settled = self._settle_now(tenant, request, None, found, now)
-            return settled if isinstance(settled, Principal) else None
-        if not self._introspection.is_for(tenant):
-            return None
-        asked = self._whom_to_ask(tenant, request)
-        if not isinstance(asked, _Asked) or asked.kind != "opaque":
-            return None
-        found = self._introspection.known_now(tenant, asked.token, now)
-        settled = None if found is None else self._settle_now(tenant, request, asked, found, now)
+        found = self._own_tokens.known_now(tenant, digest, now) or self._introspection.known_now(tenant, digest, now)
+        settled = None if found is None else self._settle_now(tenant, request, found, now)
         return settled if isinstance(settled, Principal) else None
 
     def _name_now(self, tenant: TenantTable, request: AccessRequest, asked: _Asked, now: float) -> Named | None:
@@ -254,7 +245,7 @@ class Callers:
                 found = self._own_tokens.judge(tenant, asked.token, now, request.credential_digest)
                 return None if _is_being_read(found) else found
             case "opaque":
-                return self._introspection.identify_now(tenant, asked.token, now)
+                return self._introspection.identify_now(tenant, bound.digest_of(request), now)
             case "bearer":
                 return self._bearer.identify_now(tenant, request, now)
 
@@ -265,7 +256,7 @@ class Callers:
             case "own":
                 return await self._name_by_own_token(tenant, request, asked.token, now)
             case "opaque":
-                return await self._introspection.identify(tenant, asked.token, now)
+                return await self._introspection.identify(tenant, asked.token, bound.digest_of(request), now)
             case "bearer":
                 return await self._bearer.identify(tenant, request, now)
 
@@ -284,18 +275,13 @@ class Callers:
     def _settle_known(self, tenant: TenantTable, request: AccessRequest, known: Known, now: float) -> Named | None:
         """As ``_settle_now``; remembers in the token cache's entry that nothing more is to be asked about this one."""
         principal, generation = known.principal, self._revocations.generation
-        settled = self._settle_now(tenant, request, None, principal, now)
+        settled = self._settle_now(tenant, request, principal, now)
         if settled is principal and principal.confirmation is None:
             known.settled = generation
         return settled
 
     def _settle_now(
-        self,
-        tenant: TenantTable,
-        request: AccessRequest,
-        asked: _Asked | None,
-        principal: Principal,
-        now: float,
+        self, tenant: TenantTable, request: AccessRequest, principal: Principal, now: float
     ) -> Named | None:
         """The caller, if what remains to be asked about him is at hand."""
         refusal = self._refuse_at_once(tenant, request, principal)
@@ -306,8 +292,7 @@ class Callers:
         provider = self._asked_for_groups(tenant, principal)
         if provider is None:
             return principal
-        token = asked.token if asked is not None else _token_of(request)
-        return self._userinfo.complete_now(tenant, provider, token, principal, now)
+        return self._userinfo.complete_now(tenant, provider, bound.digest_of(request), principal, now)
 
     async def _settle(
         self, tenant: TenantTable, request: AccessRequest, asked: _Asked, principal: Principal, now: float
@@ -321,7 +306,8 @@ class Callers:
         provider = self._asked_for_groups(tenant, principal)
         if provider is None:
             return principal
-        completed = await self._userinfo.complete(tenant, provider, asked.token, principal, now)
+        digest = bound.digest_of(request)
+        completed = await self._userinfo.complete(tenant, provider, asked.token, digest, principal, now)
         if isinstance(completed, Principal) and self._is_revoked(tenant, completed):
             return replace(_REVOKED, tenant=tenant.name)  # while userinfo was asked
         return completed
@@ -363,11 +349,6 @@ def _bad_key(tenant: TenantTable) -> Challenge:
 
 def _is_being_read(found: Named) -> bool:
     return isinstance(found, Deny) and found.reason is Reason.KEYS_UNAVAILABLE
-
-
-def _token_of(request: AccessRequest) -> str:
-    credential = read_authorization(request.authorization)
-    return credential.token if isinstance(credential, Credential) else ""
 
 
 def _as_shown(found: Named | None, request: AccessRequest) -> Named | None:

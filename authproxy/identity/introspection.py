@@ -17,7 +17,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
-from hashlib import sha256
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from authproxy.identity.flights import MAX_IN_FLIGHT, Flights, TooManyAsked
@@ -126,26 +125,33 @@ class Introspection:
         """Whether a provider of the tenant may be asked about opaque tokens."""
         return self._provider(tenant) is not None
 
-    def known_now(self, tenant: TenantTable, token: str, now: float) -> Principal | None:
-        """Whom the token names, when the provider said so lately and nothing has changed since."""
+    def known_now(self, tenant: TenantTable, digest: bytes, now: float) -> Principal | None:
+        """
+        Whom a token names, when the provider said so lately and nothing has changed since.
+
+        Args:
+            tenant: of the request's host.
+            digest: SHA-256 of the credential; ``AccessRequest.credential_digest``.
+            now: Unix seconds.
+        """
         provider = self._provider(tenant)
         if provider is None:
             return None
-        known = self._find(_key(tenant, provider, token), provider, now)
+        known = self._find(_key(tenant, provider, digest), provider, now)
         if known is None:
             return None
         self._count(tenant, provider, "known")
         return known.principal
 
-    def identify_now(self, tenant: TenantTable, token: str, now: float) -> Principal | Refusal | None:
+    def identify_now(self, tenant: TenantTable, digest: bytes, now: float) -> Principal | Refusal | None:
         """The answer from what is at hand; None when the provider has to be asked."""
-        known = self.known_now(tenant, token, now)
+        known = self.known_now(tenant, digest, now)
         if known is not None:
             return known
         provider = self._provider(tenant)
         if provider is None:
             return None
-        key = _key(tenant, provider, token)
+        key = _key(tenant, provider, digest)
         refused = self._refused.get(key)
         if refused is None:
             return None
@@ -155,17 +161,23 @@ class Introspection:
         del self._refused[key]
         return None
 
-    async def identify(self, tenant: TenantTable, token: str, now: float) -> Principal | Refusal:
+    async def identify(self, tenant: TenantTable, token: str, digest: bytes, now: float) -> Principal | Refusal:
         """
         The answer with whatever it takes, in bounded time. Only for tenants that ``is_for`` says yes to.
 
+        Args:
+            tenant: of the request's host.
+            token: as shown, for the provider alone.
+            digest: SHA-256 of the credential that it was shown in, under which the answer is known.
+            now: Unix seconds.
+
         Raises: what a defect of the client raises, and nothing that a provider can cause.
         """
-        found = self.identify_now(tenant, token, now)
+        found = self.identify_now(tenant, digest, now)
         provider = self._provider(tenant)
         if found is not None or provider is None:
             return found or _unavailable(tenant)
-        key = _key(tenant, provider, token)
+        key = _key(tenant, provider, digest)
         began = time.monotonic()
         try:
             answer = await self._flights.ask(
@@ -245,9 +257,9 @@ class Introspection:
             self._counter.add((tenant.name, provider.name, outcome))
 
 
-def _key(tenant: TenantTable, provider: ProviderSpec, token: str) -> Key:
+def _key(tenant: TenantTable, provider: ProviderSpec, digest: bytes) -> Key:
     endpoint = provider.endpoints.get("introspection_endpoint", "")
-    return (tenant.name, provider.name, provider.issuer, endpoint, _PURPOSE, sha256(token.encode("utf-8")).digest())
+    return (tenant.name, provider.name, provider.issuer, endpoint, _PURPOSE, digest)
 
 
 def _unavailable(tenant: TenantTable) -> Deny:

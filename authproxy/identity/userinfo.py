@@ -16,7 +16,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
-from hashlib import sha256
 from typing import Any, Final, NamedTuple, Protocol
 
 from authproxy.identity.flights import MAX_IN_FLIGHT, Flights, TooManyAsked
@@ -95,10 +94,19 @@ class UserInfo:
         return provider.groups.source == "userinfo" or has_overage(principal.claims, provider)
 
     def complete_now(
-        self, tenant: TenantTable, provider: ProviderSpec, token: str, principal: Principal, now: float
+        self, tenant: TenantTable, provider: ProviderSpec, digest: bytes, principal: Principal, now: float
     ) -> Principal | Refusal | None:
-        """The caller with groups, from what is at hand; None when the provider has to be asked."""
-        key = _key(tenant, provider, token)
+        """
+        The caller with groups, from what is at hand; None when the provider has to be asked.
+
+        Args:
+            tenant: of the request's host.
+            provider: whose token it is.
+            digest: SHA-256 of the credential; ``AccessRequest.credential_digest``.
+            principal: whom the token names.
+            now: Unix seconds.
+        """
+        key = _key(tenant, provider, digest)
         known = self._known.get(key)
         if known is None:
             return _unavailable(tenant) if now < self._failed.get(key, 0.0) <= now + 2 * FAILED_TTL_S else None
@@ -114,17 +122,17 @@ class UserInfo:
         return known.completed
 
     async def complete(
-        self, tenant: TenantTable, provider: ProviderSpec, token: str, principal: Principal, now: float
+        self, tenant: TenantTable, provider: ProviderSpec, token: str, digest: bytes, principal: Principal, now: float
     ) -> Principal | Refusal:
         """
-        The caller with groups, with whatever it takes, in bounded time.
+        The caller with groups, with whatever it takes, in bounded time; ``token`` is for the provider alone.
 
         Raises: what a defect of the client raises, and nothing that a provider can cause.
         """
-        found = self.complete_now(tenant, provider, token, principal, now)
+        found = self.complete_now(tenant, provider, digest, principal, now)
         if found is not None:
             return found
-        key = _key(tenant, provider, token)
+        key = _key(tenant, provider, digest)
         began = time.monotonic()
         try:
             answer = await self._flights.ask(
@@ -142,7 +150,7 @@ class UserInfo:
                 self._failed.popitem(last=False)
             return _unavailable(tenant)
         self._failed.pop(key, None)
-        shared = self.complete_now(tenant, provider, token, principal, now + time.monotonic() - began)
+        shared = self.complete_now(tenant, provider, digest, principal, now + time.monotonic() - began)
         if shared is not None:
             return shared  # who asked at the same time has judged it already
         known = _Known(answer, principal, _completed(tenant, provider, principal, answer), provider)
@@ -178,9 +186,9 @@ def _completed(
     return completed
 
 
-def _key(tenant: TenantTable, provider: ProviderSpec, token: str) -> Key:
+def _key(tenant: TenantTable, provider: ProviderSpec, digest: bytes) -> Key:
     endpoint = provider.endpoints.get("userinfo_endpoint", "")
-    return (tenant.name, provider.name, provider.issuer, endpoint, _PURPOSE, sha256(token.encode("utf-8")).digest())
+    return (tenant.name, provider.name, provider.issuer, endpoint, _PURPOSE, digest)
 
 
 def _unavailable(tenant: TenantTable) -> Deny:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from authproxy.identity.userinfo import FAILED_TTL_S, UserInfo
-from policies.decision import Deny, Reason
+from policies.decision import Deny, Reason, Refusal
 from policies.errors import ProviderUnavailable
 from policies.principal import Confirmation, Principal
 from policies.tables import GroupsSpec, ProviderSpec, TenantTable
@@ -18,6 +18,21 @@ from tests.fakes.callers import ScriptedClient
 from tests.fakes.identity import Clock, a_provider, a_tenant
 
 OVERAGE = {"_claim_names": {"groups": "src1"}, "_claim_sources": {"src1": {"endpoint": "https://evil.example/"}}}
+
+
+class ByToken(UserInfo):
+    """Asked with tokens alone."""
+
+    def complete_now(
+        self, tenant: TenantTable, provider: ProviderSpec, token: Any, principal: Principal, now: float
+    ) -> Principal | Refusal | None:
+        digest = token if isinstance(token, bytes) else token.encode()
+        return super().complete_now(tenant, provider, digest, principal, now)
+
+    async def ask(
+        self, tenant: TenantTable, provider: ProviderSpec, token: str, principal: Principal, now: float
+    ) -> Principal | Refusal:
+        return await self.complete(tenant, provider, token, token.encode(), principal, now)
 
 
 @pytest.fixture
@@ -31,8 +46,8 @@ def client() -> ScriptedClient:
 
 
 @pytest.fixture
-async def userinfo(client: ScriptedClient) -> AsyncIterator[UserInfo]:
-    made = UserInfo(client)
+async def userinfo(client: ScriptedClient) -> AsyncIterator[ByToken]:
+    made = ByToken(client)
     yield made
     await made.close()
 
@@ -61,7 +76,7 @@ def named(now: float, **claims: Any) -> Principal:
     return principal
 
 
-def test_who_is_asked_about(userinfo: UserInfo, provider: ProviderSpec, clock: Clock) -> None:
+def test_who_is_asked_about(userinfo: ByToken, provider: ProviderSpec, clock: Clock) -> None:
     """Everybody where policy says so; elsewhere those whose groups were too many for the token."""
     own = a_provider()
     many = named(clock.now)
@@ -74,13 +89,13 @@ def test_who_is_asked_about(userinfo: UserInfo, provider: ProviderSpec, clock: C
 
 
 async def test_groups_are_userinfos_and_the_rest_is_the_tokens(
-    userinfo: UserInfo, client: ScriptedClient, tenant: TenantTable, provider: ProviderSpec, clock: Clock
+    userinfo: ByToken, client: ScriptedClient, tenant: TenantTable, provider: ProviderSpec, clock: Clock
 ) -> None:
     """The caller stays who he is: subject, session, bond and times of the token, whatever userinfo says of them."""
     client.answers["t"] = {"sub": "ana", "groups": ["analysts"], "sid": "other", "exp": 1, "cnf": {}, "iat": 2}
     ana = named(clock.now)
     assert userinfo.complete_now(tenant, provider, "t", ana, clock.now) is None
-    found = await userinfo.complete(tenant, provider, "t", ana, clock.now)
+    found = await userinfo.ask(tenant, provider, "t", ana, clock.now)
     assert isinstance(found, Principal)
     assert (found.subject, found.groups, found.expires_at) == ("login|ana", frozenset({"analysts"}), ana.expires_at)
     assert (found.sid, found.issued_at, found.issuer) == ("s1", ana.issued_at, "https://id.example")
@@ -90,62 +105,62 @@ async def test_groups_are_userinfos_and_the_rest_is_the_tokens(
 
 
 async def test_groups_that_are_gone_are_gone(
-    userinfo: UserInfo, client: ScriptedClient, tenant: TenantTable, provider: ProviderSpec, clock: Clock
+    userinfo: ByToken, client: ScriptedClient, tenant: TenantTable, provider: ProviderSpec, clock: Clock
 ) -> None:
     """AP-R12 (CVE-2021-41230): after their age they are fetched again, and the new answer replaces the whole."""
     ana = named(clock.now)
     client.answers["t"] = {"sub": "ana", "groups": ["analysts", "admins"]}
-    await userinfo.complete(tenant, provider, "t", ana, clock.now)
+    await userinfo.ask(tenant, provider, "t", ana, clock.now)
     client.answers["t"] = {"sub": "ana"}
-    kept = await userinfo.complete(tenant, provider, "t", ana, clock.pass_s(899))
+    kept = await userinfo.ask(tenant, provider, "t", ana, clock.pass_s(899))
     assert isinstance(kept, Principal)
     assert "admins" in kept.groups
-    found = await userinfo.complete(tenant, provider, "t", ana, clock.pass_s(1.5))
+    found = await userinfo.ask(tenant, provider, "t", ana, clock.pass_s(1.5))
     assert isinstance(found, Principal)
     assert found.groups == frozenset()
     assert not found.has_unknown_groups
 
 
 async def test_userinfo_that_cannot_be_had_is_503(
-    userinfo: UserInfo, client: ScriptedClient, tenant: TenantTable, provider: ProviderSpec, clock: Clock
+    userinfo: ByToken, client: ScriptedClient, tenant: TenantTable, provider: ProviderSpec, clock: Clock
 ) -> None:
     """AP-R50: never "no groups", also when they were known before; asked again after a second."""
     ana = named(clock.now)
     client.answers["t"] = ProviderUnavailable("no")
     for _ in range(2):
-        refusal = await userinfo.complete(tenant, provider, "t", ana, clock.now)
+        refusal = await userinfo.ask(tenant, provider, "t", ana, clock.now)
         assert isinstance(refusal, Deny)
         assert refusal.reason is Reason.PROVIDER_UNAVAILABLE
     assert client.asked == ["t"]
     client.answers["t"] = {"sub": "ana", "groups": ["analysts"]}
-    assert isinstance(await userinfo.complete(tenant, provider, "t", ana, clock.pass_s(FAILED_TTL_S + 0.5)), Principal)
+    assert isinstance(await userinfo.ask(tenant, provider, "t", ana, clock.pass_s(FAILED_TTL_S + 0.5)), Principal)
     client.answers["t"] = ProviderUnavailable("no")
-    assert isinstance(await userinfo.complete(tenant, provider, "t", ana, clock.pass_s(901)), Deny)
+    assert isinstance(await userinfo.ask(tenant, provider, "t", ana, clock.pass_s(901)), Deny)
 
 
 async def test_groups_that_userinfo_does_not_know_either_stay_unknown(
-    userinfo: UserInfo, client: ScriptedClient, clock: Clock
+    userinfo: ByToken, client: ScriptedClient, clock: Clock
 ) -> None:
     """P4: with overage, silence is not "no groups"; and no address out of the token is ever asked."""
     provider = a_provider()
     tenant = a_tenant("acme", provider)
     many = named(clock.now)
     many.claims = {"iss": "https://id.example", "sub": "ana", **OVERAGE}
-    found = await userinfo.complete(tenant, provider, "t", many, clock.now)
+    found = await userinfo.ask(tenant, provider, "t", many, clock.now)
     assert isinstance(found, Principal)
     assert found.has_unknown_groups
     client.answers["u"] = {"sub": "ana", "groups": ["analysts"]}
-    known = await userinfo.complete(tenant, provider, "u", many, clock.now)
+    known = await userinfo.ask(tenant, provider, "u", many, clock.now)
     assert isinstance(known, Principal)
     assert (known.groups, known.has_unknown_groups) == (frozenset({"analysts"}), False)
 
 
 async def test_a_caller_whose_token_was_verified_anew_keeps_the_answer(
-    userinfo: UserInfo, client: ScriptedClient, tenant: TenantTable, provider: ProviderSpec, clock: Clock
+    userinfo: ByToken, client: ScriptedClient, tenant: TenantTable, provider: ProviderSpec, clock: Clock
 ) -> None:
     """The answer is the token's; what it made of an older principal is not handed on."""
     client.answers["t"] = {"sub": "ana", "groups": ["analysts"]}
-    first = await userinfo.complete(tenant, provider, "t", named(clock.now), clock.now)
+    first = await userinfo.ask(tenant, provider, "t", named(clock.now), clock.now)
     other = named(clock.now)
     other.sid = "s2"
     again = userinfo.complete_now(tenant, provider, "t", other, clock.now)
@@ -155,12 +170,12 @@ async def test_a_caller_whose_token_was_verified_anew_keeps_the_answer(
 
 
 async def test_answers_are_one_tenants_and_one_providers(
-    userinfo: UserInfo, client: ScriptedClient, tenant: TenantTable, provider: ProviderSpec, clock: Clock
+    userinfo: ByToken, client: ScriptedClient, tenant: TenantTable, provider: ProviderSpec, clock: Clock
 ) -> None:
     """AP-R17: the same token in another tenant, or under other terms, is asked about anew; equal terms go on."""
     client.answers["t"] = {"sub": "ana", "groups": ["analysts"]}
     ana = named(clock.now)
-    found = await userinfo.complete(tenant, provider, "t", ana, clock.now)
+    found = await userinfo.ask(tenant, provider, "t", ana, clock.now)
     assert userinfo.complete_now(tenant, replace(provider), "t", ana, clock.now) is found
     assert userinfo.complete_now(a_tenant("globex", provider), provider, "t", ana, clock.now) is None
     assert userinfo.complete_now(tenant, replace(provider, name="second"), "t", ana, clock.now) is None
@@ -171,13 +186,13 @@ async def test_answers_are_one_tenants_and_one_providers(
 
 
 async def test_a_clock_put_back_and_a_revocation_void_answers(
-    userinfo: UserInfo, client: ScriptedClient, tenant: TenantTable, provider: ProviderSpec, clock: Clock
+    userinfo: ByToken, client: ScriptedClient, tenant: TenantTable, provider: ProviderSpec, clock: Clock
 ) -> None:
     """A11: neither makes groups older than they may be."""
     ana = named(clock.now)
-    await userinfo.complete(tenant, provider, "t", ana, clock.now)
+    await userinfo.ask(tenant, provider, "t", ana, clock.now)
     assert userinfo.complete_now(tenant, provider, "t", ana, clock.now - 3600) is None
-    await userinfo.complete(tenant, provider, "t", ana, clock.now)
+    await userinfo.ask(tenant, provider, "t", ana, clock.now)
     userinfo.revoke_all()
     assert userinfo.complete_now(tenant, provider, "t", ana, clock.now) is None
 
@@ -186,11 +201,11 @@ async def test_all_who_ask_share_one_question_within_a_bound(
     client: ScriptedClient, tenant: TenantTable, provider: ProviderSpec, clock: Clock
 ) -> None:
     """Single flight, and 503 ``overloaded`` beyond the bound."""
-    userinfo = UserInfo(client, max_in_flight=2, max_known=3)
+    userinfo = ByToken(client, max_in_flight=2, max_known=3)
     ana = named(clock.now)
     client.opened.clear()
-    same = [asyncio.create_task(userinfo.complete(tenant, provider, "t", ana, clock.now)) for _ in range(10)]
-    more = [asyncio.create_task(userinfo.complete(tenant, provider, f"t{n}", ana, clock.now)) for n in range(3)]
+    same = [asyncio.create_task(userinfo.ask(tenant, provider, "t", ana, clock.now)) for _ in range(10)]
+    more = [asyncio.create_task(userinfo.ask(tenant, provider, f"t{n}", ana, clock.now)) for n in range(3)]
     await asyncio.sleep(0.01)
     same[0].cancel()
     client.opened.set()
@@ -200,6 +215,6 @@ async def test_all_who_ask_share_one_question_within_a_bound(
     assert [isinstance(one, Deny) and one.reason is Reason.OVERLOADED for one in answers] == [False, True, True]
     assert client.asked == ["t", "t0"]
     for n in range(5):
-        await userinfo.complete(tenant, provider, f"x{n}", ana, clock.now)
+        await userinfo.ask(tenant, provider, f"x{n}", ana, clock.now)
     assert len(userinfo._known) == 3
     await userinfo.close()
