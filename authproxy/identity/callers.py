@@ -12,23 +12,26 @@ logged out since (``revocations``), and gets his groups from where they stand (`
 before, is bound to nothing and is asked about again only when a logout has come in since.
 
 Refuses to know how any of them decides. Errors that mean "cannot know" are refusals (503).
+
+Longer than other modules: whom a credential is shown to, at once and with waiting, is read together.
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import Final, Literal, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple
 
 from authproxy.audit import get_logger
 from authproxy.identity import bound
 from authproxy.identity.bearer import BearerIdentity
+from authproxy.identity.caller_sources import KeySource, Named, OwnTokenSource, RevocationsSeen, SessionSource
 from authproxy.identity.introspection import Introspection
 from authproxy.identity.own_tokens import ISSUER
 from authproxy.identity.state import StateStore
 from authproxy.identity.token_cache import Known
 from authproxy.identity.userinfo import UserInfo
-from policies.decision import Challenge, Deny, Reason, Refusal
+from policies.decision import Challenge, Deny, Reason
 from policies.errors import CannotKnow, KeysUnavailable, StoreUnavailable
 from policies.principal import Principal
 from policies.request import AccessRequest
@@ -46,59 +49,8 @@ _NO_KEYS: Final = refuse("the token is not a usable API key")
 _REVOKED: Final = refuse("the login behind the token has ended")
 
 Kind = Literal["api-key", "own", "opaque", "bearer"]
-Named = Principal | Refusal
 
 _log = get_logger("identity")
-
-
-class SessionSource(Protocol):
-    """What is asked of ``Sessions``."""
-
-    def has_session(self, request: AccessRequest) -> bool: ...
-
-    def known_now(self, tenant: TenantTable, request: AccessRequest, now: float) -> Principal | None: ...
-
-    def identify_now(self, tenant: TenantTable, request: AccessRequest, now: float) -> Named | None: ...
-
-    async def identify(self, tenant: TenantTable, request: AccessRequest, now: float) -> Named: ...
-
-
-class KeySource(Protocol):
-    """What is asked of ``ApiKeys``."""
-
-    def known_now(self, tenant: TenantTable, request: AccessRequest, now: float) -> Principal | None: ...
-
-    def identify_now(self, tenant: TenantTable, request: AccessRequest, now: float) -> Named | None: ...
-
-    async def identify(self, tenant: TenantTable, request: AccessRequest, now: float) -> Named: ...
-
-
-class OwnTokenSource(Protocol):
-    """What is asked of ``OwnTokens``."""
-
-    def known_now(self, tenant: TenantTable, digest: bytes, now: float) -> Principal | None: ...
-
-    def judge(self, tenant: TenantTable, token: str, now: float, digest: bytes | None = None) -> Named: ...
-
-    def revoke_all(self) -> None: ...
-
-
-class RevocationsSeen(Protocol):
-    """What is asked of ``Revocations``."""
-
-    @property
-    def generation(self) -> int: ...
-
-    def is_revoked(
-        self,
-        tenant: str,
-        *,
-        session_id: str | None,
-        issuer: str | None,
-        sub: str | None,
-        sid: str | None,
-        established_at: float,
-    ) -> bool: ...
 
 
 class _Asked(NamedTuple):

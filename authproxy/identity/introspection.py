@@ -9,6 +9,8 @@ that one tenant's answer, or another endpoint's, is nobody else's. Tokens that a
 so that strangers push out no good one. A provider that does not answer is a refusal (503), hardly remembered.
 
 Refuses to know JWTs, and what a token is bound to. Source: RFC 7662 sections 2.2 and 4.
+
+Longer than other modules: what is remembered, and what makes it void, are read together.
 """
 
 from __future__ import annotations

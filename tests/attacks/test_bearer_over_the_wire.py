@@ -18,7 +18,8 @@ import pytest
 import pytest_asyncio
 
 from tests.attacks.test_tokens import EC, ED, FORGERIES, RSA, Forge
-from tests.fakes.provider import FakeProvider
+from tests.fakes.proofs import a_proof, jkt_of
+from tests.fakes.provider import FakeProvider, Key
 from tests.fakes.siege import CANARY, Siege, besieged
 from tests.fakes.world import RawAnswer
 
@@ -250,3 +251,59 @@ async def test_a_flood_of_unknown_keys_asks_for_them_once(asleep: Siege) -> None
     assert {answer.only.status for answer in answers} == {401}
     assert (await asleep.throw(good)).only.status == 200
     assert asleep.world.provider.requests["jwks"] - before <= 1 + (time.monotonic() - began) // 10
+
+
+def by_dpop(token: str, proof: bytes, close: bytes = CLOSE) -> bytes:
+    return REPORT + b"Authorization: DPoP %b\r\nDPoP: %b\r\n" % (token.encode(), proof) + close
+
+
+def proof_for(token: str, **claims: Any) -> bytes:
+    return a_proof(token, time.time(), htu="http://acme.test/function/survey-report", **claims)
+
+
+async def test_a_stolen_bound_token_opens_nothing(siege: Siege) -> None:
+    """R37, RFC 9449 section 7.2: as bearer token, without a proof, or with somebody else's."""
+    token = siege.world.token(cnf={"jkt": jkt_of()})
+    other = proof_for(token, key=Key(None, "EC", 81))
+    for wire in (
+        with_authorization(b"Bearer " + token.encode()),
+        with_authorization(b"DPoP " + token.encode()),
+        by_dpop(token, other),
+        by_dpop(token, b"a.b.c"),
+        by_dpop(token, proof_for(token, htm="POST")),
+        by_dpop(token, a_proof(token, time.time(), htu="http://globex.test/function/survey-report")),
+        by_dpop(siege.token, proof_for(siege.token)),
+    ):
+        answer = await siege.refused(wire, "credential-invalid")
+        challenge = answer.field("www-authenticate") or ""
+        assert challenge.startswith('DPoP realm="acme", error="')
+        assert challenge.endswith('algs="ES256 ES384 ES512 EdDSA PS256 RS256"')
+
+
+async def test_a_proof_is_good_for_one_request(siege: Siege) -> None:
+    """RFC 9449 section 11.1: the same bytes again, on the same connection or another, are a replay."""
+    token = siege.world.token(cnf={"jkt": jkt_of()})
+    wire = by_dpop(token, proof_for(token, jti="once"), b"\r\n")
+    siege.forget()
+    async with siege.client() as client:
+        statuses = []
+        for _ in range(3):
+            await client.send(wire)
+            statuses.append((await client.answer()).status)
+    assert statuses == [200, 401, 401]
+    assert len(siege.faas.requests) == 1
+    assert b"dpop" not in siege.to_functions.lower()
+    await siege.refused(by_dpop(token, proof_for(token, jti="once")), "credential-invalid")
+    assert (await siege.throw(by_dpop(token, proof_for(token, jti="twice")))).only.status == 200
+
+
+async def test_a_proof_holds_for_the_request_that_was_held(siege: Siege) -> None:
+    """It is asked about again when its function is awake: that is no second use."""
+    token = siege.world.token(cnf={"jkt": jkt_of()})
+    key = "survey-report.acme"
+    siege.faas.awake[key] = 0
+    await siege.world.app.parts.folder.reload()
+    siege.faas.add("survey-report", "acme", replicas=0, start_s=0.05)
+    siege.forget()
+    assert (await siege.throw(by_dpop(token, proof_for(token, jti="held")))).only.status == 200
+    assert siege.faas.wake_calls == [key]

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from authproxy.identity.api_keys import ApiKeys
-from authproxy.identity.callers import KeySource, OwnTokenSource, RevocationsSeen, SessionSource
+from authproxy.identity.caller_sources import KeySource, OwnTokenSource, RevocationsSeen, SessionSource
 from authproxy.identity.introspection import IntrospectionClient
 from authproxy.identity.oidc import OidcClient
 from authproxy.identity.own_tokens import OwnTokens, issuer_of
