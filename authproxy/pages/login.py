@@ -135,5 +135,5 @@ async def _begin(
     if not is_location(location):
         return _BAD_ADDRESS
     cookie = pending_cookie(parts.sealer, tenant.name, pending)
-    surplus = clear_surplus(parts.sealer, tenant.name, request.cookie, cookie, visit.now)
+    surplus = clear_surplus(parts.sealer, tenant.name, request.cookie, cookie)
     return redirect(location, (*surplus, cookie))

@@ -26,6 +26,8 @@ from policies.tables import ProviderSpec
 PURPOSE: Final = "login"
 MAX_AGE_S: Final = 600.0
 """How long a person may take at the provider (AP-R47)."""
+KEPT_S: Final = 3600
+"""How long the browser keeps the cookie: of a login that has expired, where it was to return to is still known."""
 MAX_PENDING_BYTES: Final = 10 * 1024
 """Of their cookies together: a head may have 32 KiB, and a browser that sends more gets no answer but 431."""
 MAX_TEXT_CHARS: Final = 3900
@@ -68,13 +70,13 @@ def new_pending(provider: ProviderSpec, return_to: str, redirect_uri: str, now: 
 
 
 def pending_cookie(sealer: CookieSealer, tenant: str, pending: Pending) -> str:
-    """One ``Set-Cookie`` value. Where to return to is left out when it would make the cookie larger than browsers keep."""
+    """One ``Set-Cookie`` value; without where to return to when that makes it larger than browsers keep."""
     name = login_name(pending.state)
     plain = json.dumps(pending._asdict(), separators=(",", ":")).encode()
     text = sealer.seal(tenant, PURPOSE, name, plain)
     if len(text) > MAX_TEXT_CHARS and pending.return_to != "/":
         return pending_cookie(sealer, tenant, pending._replace(return_to="/"))
-    return set_cookie(name, text, int(MAX_AGE_S))
+    return set_cookie(name, text, KEPT_S)
 
 
 def find_pending(sealer: CookieSealer, tenant: str, cookie: bytes | None, state: str) -> Pending | None:
@@ -98,18 +100,18 @@ def clear_pending(state: str) -> str:
     return clear_cookie(login_name(state))
 
 
-def clear_surplus(sealer: CookieSealer, tenant: str, cookie: bytes | None, new: str, now: float) -> tuple[str, ...]:
+def clear_surplus(sealer: CookieSealer, tenant: str, cookie: bytes | None, new: str) -> tuple[str, ...]:
     """
     ``Set-Cookie`` values that make room for one login more.
 
-    Cleared are cookies that are of no use (unreadable, expired), and the oldest beyond what is kept.
+    Cleared are cookies that do not open, and the oldest beyond what is kept.
     ``new`` is the ``Set-Cookie`` value of the new login.
     """
     useless: list[str] = []
     kept: list[tuple[float, int, str]] = []
     for name, text in login_cookies(cookie):
         pending = _open(sealer, tenant, name, text)
-        if pending is None or pending.expires_at <= now:
+        if pending is None:
             useless.append(name)
         else:
             kept.append((pending.expires_at, len(name) + len(text) + 3, name))

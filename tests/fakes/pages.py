@@ -268,7 +268,9 @@ class PagesWorld:
         """One request, judged as the gate would."""
         raw = a_head(target, *fields, host=host.encode(), **head)
         request = read_head(raw, NOBODY)
-        assert isinstance(request, AccessRequest), request
+        if isinstance(request, Deny):
+            document = problem(request, "req-1")
+            return Reply(document.status, document.fields, document.body, request.reason)
         page = resolve(request, self.policies)
         assert isinstance(page, Page), page
         case = Case(raw, request, self.policies, "req-1", self.clock())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NoReturn
 
 import pytest
 
 from authproxy.identity.cookies import LOGIN, SESSION
 from authproxy.identity.oidc import LoginRefused
 from authproxy.identity.sessions import SessionTooLarge
+from authproxy.identity.state_memory import MemoryState
 from policies.decision import Deny, Reason
 from policies.errors import KeysUnavailable, ProviderUnavailable, StoreUnavailable
 from tests.fakes.pages import PagesWorld, a_login_provider
@@ -111,8 +113,8 @@ async def test_a_store_that_is_down_lets_nobody_in() -> None:
     browser = world.browser()
     state = await browser.begin()
 
-    class Down:
-        async def add(self, *_: object) -> bool:
+    class Down(MemoryState):
+        async def add(self, key: str, value: bytes, ttl_s: float) -> bool:
             raise StoreUnavailable("canary")
 
     whole = world.pages._parts
@@ -137,11 +139,10 @@ async def test_a_session_that_cannot_be_kept_is_given_back(failure: Exception, r
     browser = world.browser()
     state = await browser.begin()
 
-    class Full:
-        async def begin(self, *_: object) -> None:
-            raise failure
+    async def full(*_: object) -> NoReturn:
+        raise failure
 
-    world.pages._parts = replace(world.pages._parts, sessions=Full())
+    world.sessions.begin = full  # type: ignore[method-assign,assignment]  # a store that is full
     reply = await browser.come_back(state)
     assert reply.reason is reason
     assert world.client.revoked == ["rt-canary"]

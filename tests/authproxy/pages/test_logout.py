@@ -151,7 +151,7 @@ async def test_a_provider_that_hangs_keeps_nobody_logged_in(monkeypatch: pytest.
     async def hang(*_: object, **__: object) -> None:
         await asyncio.sleep(30)
 
-    world.client.end_session_url = hang  # type: ignore[assignment]  # a provider that never answers
+    world.client.end_session_url = hang  # type: ignore[method-assign]  # a provider that never answers
     world.client.revoke_refresh_token = hang  # type: ignore[method-assign]  # likewise
     began = time.monotonic()
     reply = await browser.post("/.portero/logout")
