@@ -82,7 +82,7 @@ class Gate:
         self._assert = assertion
         """Signs ``X-Portero-Assertion`` for one function; None: there are no keys to sign with."""
         self._clock = clock
-        self._trusted = TrustedPeers(folder.active.trusted_peers)
+        self._trusted = _trusted_peers(folder.active)
         self._is_draining = False
         folder.on_swap(self._swapped)
 
@@ -417,8 +417,12 @@ class Gate:
         self._is_draining = True
 
     def _swapped(self, policies: PolicySet) -> None:
-        self._trusted = TrustedPeers(policies.trusted_peers)
+        self._trusted = _trusted_peers(policies)
         self.live.recheck_all()
+
+
+def _trusted_peers(policies: PolicySet) -> TrustedPeers:
+    return TrustedPeers(policies.trusted_peers, believes_certificates=policies.believes_client_certificates)
 
 
 def _holds_until(answer: Principal | Refusal) -> float:
