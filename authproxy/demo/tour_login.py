@@ -1,25 +1,19 @@
-"""The tour's steps in a browser: a person logs in, stays in while tokens are renewed behind it, and is out again."""
+"""The tour's steps in a browser: a person logs in, is known, and is out again."""
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 from authproxy.demo.people import PASSWORD
 from authproxy.demo.tour import Answer, Walk
 from authproxy.demo.tour_browser import Page
 
-SHORT_LIFE_S: Final = 30
-"""Of the access token that the tour's login gets: the least that Portero goes by. It is renewed before that is over."""
-RENEWAL_TIMEOUT_S: Final = SHORT_LIFE_S + 10.0
-LOOK_S: Final = 0.5
 _REPORT: Final = "/reports/es"
 _WHOAMI: Final = "/.portero/whoami"
 _LOGOUT: Final = "/.portero/logout"
 
 
 async def log_in(walk: Walk) -> None:
-    walk.demo.provider.login_ttl_s = SHORT_LIFE_S
     asked = walk.demo.origin("acme") + _REPORT
     walk.note(f"a browser opens {asked}", style="cyan")
     form = await walk.browser.go(asked)
@@ -38,15 +32,6 @@ async def log_in(walk: Walk) -> None:
 async def no_session_elsewhere(walk: Walk) -> None:
     answer = await walk.ask("/reports/pt", tenant="globex", cookie=_cookie(walk))
     walk.promise_answer(answer, 401, "credential-missing")
-
-
-async def stays_in(walk: Walk) -> None:
-    walk.note(f"the access token of that login lives {SHORT_LIFE_S} s; ana reads on until it has been renewed")
-    while not walk.demo.provider.refreshes:  # the step's own timeout bounds it
-        walk.promise_answer(await walk.ask(_REPORT, cookie=_cookie(walk), is_shown=False), 200)
-        await asyncio.sleep(LOOK_S)
-    walk.note("the provider was asked for new tokens, behind a request that did not wait for them")
-    walk.promise_whoami(await _whoami(walk), "login|ana", ["analyst"])
 
 
 async def log_out(walk: Walk) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import aiohttp
 
 from authproxy.demo.tour import NotAsPromised, Step, Walk
-from authproxy.demo.tour_login import RENEWAL_TIMEOUT_S, log_in, log_out, no_session_elsewhere, stays_in
+from authproxy.demo.tour_login import log_in, log_out, no_session_elsewhere
 
 MAX_EVENT_LATENCY_S: Final = 0.25
 """From the function's write to the client's read, on a machine that also runs everything else of the demo."""
@@ -215,7 +215,6 @@ STEPS: Final = (
     Step("Too much: 429 with Retry-After and RateLimit, for the one caller who overdid it", too_much),
     Step("A broken policy file is refused with file:line:column, and the old one stays", broken_policy),
     Step("A good one is taken up while it runs", new_policy),
-    Step("Tokens are renewed behind the login: ana stays in, though policies changed", stays_in, RENEWAL_TIMEOUT_S),
     Step("Logging out ends it here, at the provider, and for every copy of the cookies", log_out),
     Step("What was counted meanwhile", metrics),
 )
