@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from authproxy.identity.cookies import SESSION
-from authproxy.identity.own_tokens import ExchangeRefused
+from authproxy.identity.own_tokens import ExchangeRefused, OwnTokens
 from authproxy.pages.guard import BURST
 from authproxy.pages.token import ACCESS_TOKEN, GRANT_TYPE, JWT
 from policies.decision import Deny, Reason
 from policies.errors import KeysUnavailable
 from policies.principal import Confirmation, Principal
 from policies.tables import Pattern
+from tests.fakes.identity import an_account
+from tests.fakes.own_keys import a_key_folder
 from tests.fakes.pages import FORM, PagesWorld, Reply, a_login_provider, form_body
 from tests.fakes.tenancy import a_tenant
 
@@ -213,6 +217,23 @@ async def test_who_signs_may_refuse(failure: Exception, status: int) -> None:
     reply = await ask(world)
     assert reply.status == status
     assert "canary" not in reply.text
+
+
+async def test_what_is_given_out_is_good_for_that_function(tmp_path: Path) -> None:
+    """With the real signer: judged again it names the same caller for the one function, and is exchanged no further."""
+    world = a_world()
+    own = OwnTokens(a_key_folder(tmp_path, world.clock))
+    world.pages._parts = replace(world.pages._parts, own_tokens=own)
+    world.bearers["subject.token.canary"] = Principal("service-account", "ci", expires_at=world.clock() + 60)
+    tenant = replace(world.tenants[0], service_accounts=(an_account(name="ci"),))
+    answered = json.loads((await ask(world)).body)
+    assert answered["expires_in"] == 60
+    caller = own.judge(tenant, answered["access_token"], world.clock())
+    assert isinstance(caller, Principal), caller
+    assert (caller.subject, caller.only_function) == ("service-account|ci", "survey-report")
+    world.bearers[answered["access_token"]] = caller
+    reply = await ask(world, subject_token=answered["access_token"])
+    assert (reply.status, error_of(reply)) == (400, "invalid_request")
 
 
 async def test_one_address_cannot_have_everything_verified() -> None:
