@@ -41,7 +41,7 @@ class _AsksNothing(StubGate):
             first.request_block,
             first.answer_block,
             None,
-            lambda _request: True,
+            self,
         )
 
 
