@@ -41,6 +41,7 @@ bench: $(VENV)/.installed ## The benchmarks, with their targets checked (about t
 	$(BIN)/python benchmarks/decide.py --check
 	$(BIN)/python benchmarks/proxy.py --check
 	$(BIN)/python benchmarks/stream.py --check
+	$(BIN)/python benchmarks/identity.py --check
 
 lock: ## Write constraints.txt anew from the newest versions that fit pyproject.toml.
 	sh tests/lock.sh
