@@ -185,9 +185,12 @@ class Sessions:
 
         The session that the browser had is ended first, whosever it was, and with it a planted one (AP-R5).
 
-        Raises: StoreUnavailable; SessionTooLarge.
+        Raises: StoreUnavailable; SessionTooLarge; SessionOver when a logout has come in between that ends it already:
+            a browser that is sent on with such a session is sent to log in again and again.
         """
         session = lifetime.begun(tenant.name, provider, tokens, now)
+        if is_revoked(self._revocations, session):
+            raise SessionOver("the login was ended by a logout as it began")
         values = self._cookies.values(tenant, session, request)
         old = await self._shown_session(tenant, request)
         if old is not None:

@@ -15,7 +15,7 @@ from typing import Final
 
 from authproxy.gate.verdict import PageAnswer
 from authproxy.identity.oidc import LoginRefused
-from authproxy.identity.session import Tokens
+from authproxy.identity.session import SessionOver, Tokens
 from authproxy.identity.sessions import SessionTooLarge
 from authproxy.identity.state import key
 from authproxy.pages.answers import cookies_of, page, redirect
@@ -45,6 +45,7 @@ _NO_CODE: Final = Deny(Reason.LOGIN_FAILED, "the provider's answer holds neither
 _TOO_LARGE: Final = Deny(
     Reason.LOGIN_FAILED, "the session would be too large for cookies; the tenant needs sessions.store: redis"
 )
+_LOGGED_OUT: Final = Deny(Reason.LOGIN_FAILED, "you were logged out everywhere a moment ago; start the login again")
 _ERRORS: Final = {
     "access_denied": "The provider did not let you in, or you did not agree.",
     "login_required": "The provider wants you to log in there first.",
@@ -127,6 +128,9 @@ async def _redeem(parts: Parts, visit: Visit, pending: Pending, provider: Provid
     except SessionTooLarge:
         await _give_back(parts, visit, provider, tokens)
         return _failed(parts, visit, pending, _TOO_LARGE)
+    except SessionOver:
+        await _give_back(parts, visit, provider, tokens)
+        return _failed(parts, visit, pending, _LOGGED_OUT)
     except StoreUnavailable:
         parts.count_login(tenant, provider.name, "unavailable")
         await _give_back(parts, visit, provider, tokens)

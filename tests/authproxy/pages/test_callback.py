@@ -9,6 +9,7 @@ import pytest
 
 from authproxy.identity.cookies import LOGIN, SESSION
 from authproxy.identity.oidc import LoginRefused
+from authproxy.identity.session import SessionOver
 from authproxy.identity.sessions import SessionTooLarge
 from authproxy.identity.state_memory import MemoryState
 from policies.decision import Deny, Reason
@@ -131,6 +132,7 @@ async def test_a_store_that_is_down_lets_nobody_in() -> None:
     [
         (StoreUnavailable("canary"), Reason.SESSION_STORE_UNAVAILABLE),
         (SessionTooLarge("canary"), Reason.LOGIN_FAILED),
+        (SessionOver("canary"), Reason.LOGIN_FAILED),
     ],
 )
 async def test_a_session_that_cannot_be_kept_is_given_back(failure: Exception, reason: Reason) -> None:
