@@ -28,6 +28,7 @@ from policies.tables import FunctionSpec, FunctionTable, Pattern, Place, PolicyS
 from policies.target import Target, encode_path
 
 __all__ = [
+    "CALLBACK",
     "OUR_PAGES",
     "PAGES",
     "RESERVED_SEGMENTS",
@@ -49,6 +50,8 @@ _PLACES_A_TENANT: Final = 4096
 _MEMO_PATH_CHARS: Final = 256
 _SPECS_A_TENANT: Final = 4096
 OUR_PAGES: Final = "/.portero/"
+CALLBACK: Final = "callback"
+"""The page that providers send browsers back to; ``callback/NAME`` is it too, for answers of one provider alone."""
 _PREFLIGHT_MAX_AGE_S: Final = 600
 """How long a browser may remember a preflight (Chromium caps at 7200, Firefox at 86400)."""
 _NAME_CHARS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
@@ -80,8 +83,7 @@ def resolve(request: AccessRequest, policies: PolicySet) -> Place | Deny | Answe
 
     target = request.target
     if target.path.startswith(OUR_PAGES):
-        page = target.path.removeprefix(OUR_PAGES)
-        return Page(tenant, page) if page in PAGES else _route_unknown(tenant)
+        return _page(tenant, target.path.removeprefix(OUR_PAGES))
     key = (request.method, target.path)
     places = policies.places.get(tenant.name)
     place = None if places is None else places.get(key)
@@ -157,6 +159,15 @@ def cors_fields(request: AccessRequest, place: Place) -> tuple[tuple[str, str], 
         ("Access-Control-Expose-Headers", "X-Request-Id, X-Portero-Reason, RateLimit, RateLimit-Policy, Retry-After"),
         ("Vary", "Origin"),
     )
+
+
+def _page(tenant: TenantTable, name: str) -> Page | Deny:
+    if name in PAGES:
+        return Page(tenant, name)
+    page, _, provider = name.partition("/")
+    if page == CALLBACK and any(one.name == provider and one.login is not None for one in tenant.providers):
+        return Page(tenant, CALLBACK)
+    return _route_unknown(tenant)
 
 
 def _find(method: str, target: Target, tenant: TenantTable) -> Place | Deny:

@@ -122,6 +122,14 @@ class OidcClient:
         except ValueError as error:
             raise ProviderUnavailable("the authorization endpoint's query cannot be added to") from error
 
+    async def names_issuer(self, tenant: TenantTable, provider: ProviderSpec) -> bool:
+        """
+        Whether the provider promises to name itself in its answers (RFC 9207 section 3).
+
+        Raises: ProviderUnavailable.
+        """
+        return (await self._discovery.of(tenant.name, provider)).names_issuer_in_response
+
     async def check_response_issuer(self, tenant: TenantTable, provider: ProviderSpec, iss: str | None) -> bool:
         """
         Whether the authorization response is of the provider that was asked. To be asked before the code is spent: a
@@ -138,7 +146,7 @@ class OidcClient:
         """
         if iss is not None:
             return iss == provider.issuer
-        return not (await self._discovery.of(tenant.name, provider)).names_issuer_in_response
+        return not await self.names_issuer(tenant, provider)
 
     async def redeem(
         self,

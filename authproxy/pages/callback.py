@@ -21,7 +21,7 @@ from authproxy.identity.state import key
 from authproxy.pages.answers import cookies_of, page, redirect
 from authproxy.pages.form import read_query
 from authproxy.pages.guard import refuse_too_many
-from authproxy.pages.login import CALLBACK_PATH, login_link
+from authproxy.pages.login import callback_path, login_link
 from authproxy.pages.parts import Answered, Parts, Visit, logged_in, login_providers
 from authproxy.pages.pending import MAX_AGE_S, Pending, clear_pending, find_pending
 from policies.decision import Deny, Reason
@@ -74,7 +74,7 @@ async def answer(parts: Parts, visit: Visit) -> Answered:
     pending = find_pending(parts.sealer, tenant.name, request.cookie, query.get("state", ""))
     if pending is None or not visit.now < pending.expires_at <= visit.now + MAX_AGE_S:
         return await _without_login(parts, visit, pending)
-    if pending.redirect_uri != request.own_origin + CALLBACK_PATH:
+    if pending.redirect_uri != request.own_origin + request.target.path:
         return _failed(parts, visit, pending, _OTHER_ADDRESS)
     provider = next((p for p in login_providers(tenant) if p.name == pending.provider), None)
     if provider is None or provider.issuer != pending.issuer:
@@ -82,7 +82,7 @@ async def answer(parts: Parts, visit: Visit) -> Answered:
     # Kept for longer than any cookie with this state may be used: the store's clock may differ from ours.
     if not await parts.state.add(key(tenant.name, "state", pending.state), b"", 2 * MAX_AGE_S):
         return _failed(parts, visit, pending, _REPEATED)
-    if not await parts.client.check_response_issuer(tenant, provider, query.get("iss")):
+    if not await _is_of(parts, visit, provider, query.get("iss")):
         return _failed(parts, visit, pending, _OTHER_ISSUER)
     if "error" in query:
         error = query["error"] if query["error"] in _ERRORS else "another error"
@@ -92,6 +92,17 @@ async def answer(parts: Parts, visit: Visit) -> Answered:
     if not 0 < len(code) <= MAX_CODE_CHARS or not code.isascii():
         return _failed(parts, visit, pending, _NO_CODE)
     return await _redeem(parts, visit, pending, provider, code)
+
+
+async def _is_of(parts: Parts, visit: Visit, provider: ProviderSpec, iss: str | None) -> bool:
+    """
+    Whether the provider that was asked has answered. One of several that does not name itself is known by the address
+    that is its own; what it promised when the login began may be another thing than what it promises now.
+    """
+    is_one_of_several = len(login_providers(visit.tenant)) > 1
+    if iss is None and is_one_of_several and visit.request.target.path != callback_path(provider):
+        return False
+    return await parts.client.check_response_issuer(visit.tenant, provider, iss)
 
 
 async def _without_login(parts: Parts, visit: Visit, pending: Pending | None) -> Answered:

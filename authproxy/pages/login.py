@@ -25,10 +25,12 @@ from policies.navigation import LOGIN_PATH, read_return_to
 from policies.principal import Principal
 from policies.request import AccessRequest
 from policies.tables import ProviderSpec
+from policies.tenancy import CALLBACK, OUR_PAGES
 
 METHODS: Final = ("GET",)
 """Not HEAD: a login that nobody sees is none."""
-CALLBACK_PATH: Final = "/.portero/callback"
+CALLBACK_PATH: Final = OUR_PAGES + CALLBACK
+"""Where providers send browsers back to; ``callback_path`` says when another address is used."""
 
 _PROMPT: Final = "login"
 """The one value of ``prompt`` that is taken (OpenID Connect Core section 3.1.2.1)."""
@@ -106,6 +108,17 @@ def login_link(return_to: str, provider: str | None = None, prompt: str | None =
     return f"{LOGIN_PATH}?{query}" if query else LOGIN_PATH
 
 
+def callback_path(provider: ProviderSpec) -> str:
+    """
+    The address that answers of this provider alone come to.
+
+    Used where a tenant has several providers to log in at and this one does not promise to name itself in its answers
+    (RFC 9207): else a code of it could be brought to another provider, who would have it redeemed as his own (mix-up,
+    RFC 9700 section 4.4.2).
+    """
+    return f"{CALLBACK_PATH}/{provider.name}"
+
+
 def _choose(visit: Visit, providers: tuple[ProviderSpec, ...], return_to: str, prompt: str | None) -> PageAnswer:
     """Links and no forms: to choose changes nothing."""
     choices = [
@@ -122,7 +135,10 @@ async def _begin(
     parts: Parts, visit: Visit, provider: ProviderSpec, return_to: str, prompt: str | None
 ) -> PageAnswer | Deny:
     tenant, request = visit.tenant, visit.request
-    pending = new_pending(provider, return_to, request.own_origin + CALLBACK_PATH, visit.now)
+    path = CALLBACK_PATH
+    if len(login_providers(tenant)) > 1 and not await parts.client.names_issuer(tenant, provider):
+        path = callback_path(provider)
+    pending = new_pending(provider, return_to, request.own_origin + path, visit.now)
     location = await parts.client.begin(
         tenant,
         provider,

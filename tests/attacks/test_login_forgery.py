@@ -15,9 +15,10 @@ from urllib.parse import quote
 import pytest
 
 from authproxy.identity.cookies import LOGIN, SESSION
-from policies.decision import Reason
+from policies.decision import Deny, Reason
+from policies.tenancy import resolve
 from tests.fakes.pages import Browser, PagesWorld, Reply, a_login, a_login_provider
-from tests.fakes.tenancy import a_tenant
+from tests.fakes.tenancy import a_request, a_tenant
 
 CODE = "code-canary"
 TWO_PROVIDERS = (
@@ -267,6 +268,49 @@ async def test_a_code_goes_to_the_provider_that_was_asked() -> None:
         ("login", "for-login"),
         ("partners", "for-partners"),
     ]
+
+
+@pytest.mark.parametrize("path", ["/.portero/callback", "/.portero/callback/login", "/.portero/callback/partners"])
+async def test_a_code_of_one_provider_never_gets_to_another(path: str) -> None:
+    """
+    Mix-up where nobody names himself: the browser was sent to ``partners``, whose operator sends it on to ``login``
+    with what it was given. ``login`` knows its own address alone, so its code is told apart by where it comes to (RFC
+    9700 section 4.4.2.2), and an address that is not for one provider takes no answer without ``iss``.
+    """
+    world = PagesWorld((a_tenant("acme", providers=TWO_PROVIDERS),))
+    browser = world.browser()
+    await browser.begin(provider="login")
+    assert world.client.begun[-1]["redirect_uri"] == "http://acme.localhost/.portero/callback/login"
+    state = await browser.begin(provider="partners")
+    assert world.client.begun[-1]["redirect_uri"] == "http://acme.localhost/.portero/callback/partners"
+    reply = await browser.navigate(f"{path}?state={state}&code={CODE}", site="cross-site")
+    if path.endswith("partners"):
+        assert reply.status == 303
+    else:
+        assert is_out(reply, browser)
+        assert world.client.redeemed == []
+
+
+async def test_who_stops_promising_his_name_is_not_heard_without_it() -> None:
+    """A login begun at the common address, on the word of a provider that takes it back while the browser is there."""
+    world = PagesWorld((a_tenant("acme", providers=TWO_PROVIDERS),))
+    browser = world.browser()
+    world.client.issuer_in_answers = "https://partners.example"
+    state = await browser.begin(provider="partners")
+    assert world.client.begun[-1]["redirect_uri"] == "http://acme.localhost/.portero/callback"
+    world.client.issuer_in_answers = None
+    assert is_out(await browser.come_back(state, code=CODE), browser)
+    assert world.client.redeemed == []
+
+
+@pytest.mark.parametrize("name", ["nobody", "bearers-only", "login/x", "", "Login", "login%2Fx"])
+async def test_nobody_else_has_an_address_of_his_own(name: str) -> None:
+    """Only providers of the tenant that people log in at."""
+    bearers = a_login_provider("bearers-only", "https://b.example", login=None)
+    tenant = a_tenant("acme", providers=(*TWO_PROVIDERS, bearers))
+    world = PagesWorld((tenant,))
+    found = resolve(a_request(f"/.portero/callback/{name}"), world.policies)
+    assert isinstance(found, Deny)
 
 
 async def test_two_tabs_log_in_at_once() -> None:

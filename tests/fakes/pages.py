@@ -77,6 +77,10 @@ class WordClient:
         self.begun.append({"tenant": tenant.name, "provider": provider.name, **asked})
         return f"{self.location}?{urlencode({'state': asked['state'], 'client_id': 'portero'})}"
 
+    async def names_issuer(self, tenant: TenantTable, provider: ProviderSpec) -> bool:
+        self._fail()
+        return self.issuer_in_answers is not None
+
     async def check_response_issuer(self, tenant: TenantTable, provider: ProviderSpec, iss: str | None) -> bool:
         return iss == self.issuer_in_answers
 
@@ -337,7 +341,9 @@ class Browser:
     async def come_back(self, state: str, host: str | None = None, **answer: str) -> Reply:
         """The provider sends the browser back with a code, or with what ``answer`` says."""
         query = urlencode({"state": state, **(answer or {"code": f"code-{secrets.token_hex(4)}"})})
-        return await self.navigate(f"/.portero/callback?{query}", host=host, site="cross-site")
+        known = (begun["redirect_uri"] for begun in self.world.client.begun if begun["state"] == state)
+        path = urlsplit(next(known, "")).path or "/.portero/callback"
+        return await self.navigate(f"{path}?{query}", host=host, site="cross-site")
 
     async def log_in(self, return_to: str | None = None, host: str | None = None) -> Reply:
         return await self.come_back(await self.begin(return_to, host, prompt="login"), host)
