@@ -168,7 +168,15 @@ class Grants:
         sub: str | None = None,
     ) -> dict[str, Any] | NotSigned:
         """The claims of the answer's ID token. Raises: ProviderUnavailable."""
-        signed = await verify(grant.id_token or "", ID_TOKEN_TYPES, self._trust, tenant, now, issuer=provider.issuer)
+        signed = await verify(
+            grant.id_token or "",
+            ID_TOKEN_TYPES,
+            self._trust,
+            tenant,
+            now,
+            issuer=provider.issuer,
+            patience_s=login_claims.PATIENCE_S,
+        )
         if isinstance(signed, NotSigned):
             return signed
         refusal = judge_id_token(

@@ -8,6 +8,8 @@ the key (AP-R45). It refuses to know what the claims are worth (``policies.id_to
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -63,7 +65,14 @@ async def make_ready(trust: Trust, tenant: TenantTable, provider: ProviderSpec, 
 
 
 async def verify(
-    token: str, kinds: frozenset[str], trust: Trust, tenant: TenantTable, now: float, *, issuer: str | None = None
+    token: str,
+    kinds: frozenset[str],
+    trust: Trust,
+    tenant: TenantTable,
+    now: float,
+    *,
+    issuer: str | None = None,
+    patience_s: float = 0.0,
 ) -> Signed | NotSigned:
     """
     Whether one of the tenant's own providers has signed a token.
@@ -75,6 +84,8 @@ async def verify(
         tenant: fixed before the token is looked at.
         now: Unix seconds.
         issuer: the only one it may be of; None: whichever of the tenant's providers it names.
+        patience_s: how long to wait until a key that is not known may be asked for. Only for tokens that came from the
+            provider itself: strangers name keys that nobody has.
 
     Raises: ProviderUnavailable when there are no keys to tell.
     """
@@ -86,7 +97,11 @@ async def verify(
         return NotSigned("the token is of another issuer")
     if header.alg not in trusted.algorithms:
         return NotSigned("the token's algorithm is not one that is allowed for its issuer")
+    began = time.monotonic()
     keys = await trusted.source.key(header.kid, header.alg, now)
+    while isinstance(keys, Missing) and 0 < keys.retry_after_s <= patience_s - (time.monotonic() - began):
+        await asyncio.sleep(keys.retry_after_s)
+        keys = await trusted.source.key(header.kid, header.alg, now + (time.monotonic() - began))
     if isinstance(keys, Unavailable):
         raise ProviderUnavailable("the provider's keys cannot be had")
     if isinstance(keys, Missing):

@@ -103,14 +103,13 @@ class JwksCache:
                 return MISSING
         if self._task is not None or self._may_attempt(now):
             return None
-        return MISSING if keys is not None else Unavailable(self._retry_after_s(now))
+        return Missing(self._wait_s(now)) if keys is not None else Unavailable(self._retry_after_s(now))
 
     async def key(self, kid: str | None, algorithm: str, now: float) -> Candidates | Missing | Unavailable:
         """See ``KeySource``. All who wait share one fetch; one who leaves does not end it for the others."""
         found = self.key_now(kid, algorithm, now)
         if found is not None:
             return found
-        fetched_at = self._fetched_at
         task = self._start(now)
         if task is not None:
             await asyncio.wait((task,), timeout=WAIT_S)
@@ -120,7 +119,9 @@ class JwksCache:
         found = keys.choose(kid, algorithm)
         if found is not None:
             return found
-        if kid is not None and self._fetched_at != fetched_at:
+        if task is None or not task.done() or self._has_failed:
+            return Missing(self._wait_s(now))
+        if kid is not None:
             self._remember_unknown(kid, now)
         return MISSING
 
@@ -135,8 +136,12 @@ class JwksCache:
         since_s = None if self._attempted_at is None else now - self._attempted_at
         return since_s is None or not 0.0 <= since_s < MIN_INTERVAL_S
 
+    def _wait_s(self, now: float) -> float:
+        """Until the next attempt."""
+        return max(0.0, MIN_INTERVAL_S - (now - (self._attempted_at or now)))
+
     def _retry_after_s(self, now: float) -> int:
-        return max(1, ceil(MIN_INTERVAL_S - (now - (self._attempted_at or now))))
+        return max(1, ceil(self._wait_s(now)))
 
     def _start(self, now: float) -> asyncio.Task[None] | None:
         """The fetch under way, a new one, or None when it is too early for one."""

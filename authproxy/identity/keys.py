@@ -59,7 +59,10 @@ Candidates = tuple[SigningKey, ...]
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """There is no such key, and asking the provider (again) now would not help."""
+    """There is no such key as far as is known, and asking the provider (again) now would not help."""
+
+    retry_after_s: float = 0.0
+    """Seconds until it may be asked again; 0: it has said so, or no key set could have it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,11 @@ from policies.principal import Principal
 from policies.tables import ProviderSpec, TenantTable
 from policies.tokens import ACCESS_TOKEN_TYPES
 
+PATIENCE_S: Final = 11.0
+"""
+For the key of a token that the provider has just given: its keys are asked for once in ten seconds, and code or refresh
+token is spent. Without it a key that signs before it is published costs whoever is refreshed then the session.
+"""
 _IDENTITY: Final = ("aud", "azp", "sid", "auth_time", "acr", "amr")
 """What a refresh without ID token may go on with: who it is, and nothing that the provider may have changed since."""
 _ELSEWHERE: Final = ("_claim_names", "_claim_sources", "hasgroups")
@@ -101,7 +106,7 @@ async def _of_access_token(
     trust: Trust, tenant: TenantTable, provider: ProviderSpec, token: str, now: float
 ) -> dict[str, Any] | Deny:
     """Claims of an access token that is good here: a token for somebody else's functions tells nothing of ours."""
-    signed = await verify(token, ACCESS_TOKEN_TYPES, trust, tenant, now, issuer=provider.issuer)
+    signed = await verify(token, ACCESS_TOKEN_TYPES, trust, tenant, now, issuer=provider.issuer, patience_s=PATIENCE_S)
     if isinstance(signed, NotSigned):
         return _deny("the groups are the access token's, and it is no token that can be verified here", tenant)
     # Nobody shows it to us, so nobody has to prove that it is his; its tenants are judged with the ID token's.

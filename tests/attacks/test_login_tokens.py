@@ -118,6 +118,12 @@ NO_TOKENS = {"blank", "huge", "json-form"}
 UNKNOWN_KEYS = {"unknown-kid", "kid-path", "kid-sql", "alg-of-another-key"}
 
 
+@pytest.fixture(autouse=True)
+def _quick_refetch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that a provider's own token names is waited for until it may be asked for: ten seconds otherwise."""
+    monkeypatch.setattr("authproxy.identity.jwks.MIN_INTERVAL_S", 0.05)
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
