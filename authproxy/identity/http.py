@@ -20,6 +20,7 @@ import aiohttp
 from yarl import URL
 
 from authproxy.identity.addresses import Lookup, VettingResolver, system_lookup
+from authproxy.identity.places import Places
 from policies.errors import ProviderUnavailable
 from policies.strict_json import NotStrict, read_object
 
@@ -27,8 +28,6 @@ MAX_BODY_BYTES: Final = 256 * 1024
 """A JWKS of 64 RSA keys with certificates has about 200 KiB; Google's has 2 KiB."""
 TOTAL_TIMEOUT_S: Final = 5.0
 """From the look-up to the last byte: a provider that drips is one that does not answer."""
-MAX_CONNECTIONS_PER_HOST: Final = 16
-"""A shared provider has many tenants behind it, and a slow answer at its token endpoint must not keep keys waiting."""
 _READ_BYTES: Final = 16 * 1024
 _JSON: Final = "application/json"
 _FIELDS: Final = {"Accept": _JSON, "Accept-Encoding": "identity", "User-Agent": "portero"}
@@ -71,6 +70,7 @@ class ProviderHttp:
         self._timeout_s = timeout_s
         self._sessions: dict[tuple[frozenset[str], bool], tuple[aiohttp.ClientSession, VettingResolver]] = {}
         self._is_closed = False
+        self.places = Places()
 
     async def get(self, url: str, allowed_private_hosts: frozenset[str], *, bearer: str | None = None) -> Document:
         """
@@ -131,6 +131,7 @@ class ProviderHttp:
         try:
             async with (
                 asyncio.timeout(timeout_s),
+                self.places.taking(f"{host}:{target.port}"),
                 session.request(
                     method,
                     target,
@@ -185,8 +186,7 @@ class ProviderHttp:
             connector = aiohttp.TCPConnector(
                 resolver=resolver,
                 use_dns_cache=False,  # the addresses vetted are the addresses dialled
-                limit=64,
-                limit_per_host=MAX_CONNECTIONS_PER_HOST,
+                limit=0,  # ``Places`` bounds them
                 ssl=self._ssl,
             )
             session = aiohttp.ClientSession(

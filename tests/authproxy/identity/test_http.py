@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator
 
@@ -11,6 +12,7 @@ import pytest
 
 from authproxy.identity.addresses import AddressRefused, Reach, VettingResolver, reach_of
 from authproxy.identity.http import ProviderHttp, is_same_site
+from authproxy.identity.places import MAX_PER_HOST, MAX_REQUESTS
 from policies.errors import ProviderUnavailable
 from tests.fakes.provider import FakeProvider
 
@@ -281,3 +283,42 @@ async def test_the_failure_names_the_host_and_quotes_nothing() -> None:
 def test_same_site_is_judged_on_the_strict_side(one: str, other: str, is_same: bool) -> None:
     """Labels count, not letters."""
     assert is_same_site(one, other) is is_same
+
+
+async def silent_servers(count: int, stack: contextlib.AsyncExitStack) -> list[str]:
+    """URLs of servers that take connections and say nothing."""
+
+    async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+
+    urls = []
+    for _ in range(count):
+        server = await asyncio.start_server(hold, "127.0.0.1", 0)
+        await stack.enter_async_context(server)
+        urls.append(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+    return urls
+
+
+@pytest.mark.parametrize("silent", [6, 40], ids=["few-hosts", "many-hosts"])
+async def test_providers_that_are_slow_keep_nobody_elses_waiting(silent: int) -> None:
+    """
+    Whoever writes a tenant's file chooses its providers, and strangers how often they are asked: connections that end
+    nowhere must not be all that there are.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        urls = await silent_servers(silent, stack)
+        http = ProviderHttp(allow_loopback_http=True, timeout_s=3.0)
+        stack.push_async_callback(http.close)
+        asking = [asyncio.create_task(http.get(url, NONE)) for url in urls * 20]
+        await asyncio.sleep(0.3)
+        assert http.places.taken <= min(MAX_REQUESTS, silent * MAX_PER_HOST)
+        async with FakeProvider() as honest, asyncio.timeout(1.5):
+            answer = await http.get(f"{honest.issuer}/.well-known/openid-configuration", NONE)
+        assert answer.value["issuer"] == honest.issuer
+        for task in asking:
+            task.cancel()
+        ended = await asyncio.gather(*asking, return_exceptions=True)
+        assert all(isinstance(one, ProviderUnavailable | asyncio.CancelledError) for one in ended)
+        assert (http.places.taken, http.places._hosts) == (0, {})
