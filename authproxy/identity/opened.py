@@ -2,13 +2,14 @@
 Session cookies opened before, so that a repeated one costs a digest and a few probes.
 
 It decides only whether everything still holds that led to the earlier answer; a hit is worth exactly what a miss is
-(AP-R18): the clock, the tenant's table, what was revoked meanwhile and the epoch are compared on every look. It refuses
+(AP-R18): the keys, the clock, the tenant's table and what was revoked meanwhile are compared on every look. It refuses
 to know cookies: it sees digests.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final
 
 from authproxy.identity.session import Session
@@ -52,15 +53,26 @@ class Known:
 
 
 class OpenedCookies:
-    """Bounded; the least recently used goes first."""
+    """
+    Bounded; the least recently used goes first.
 
-    def __init__(self, revocations: RevocationList, max_opened: int) -> None:
+    Args:
+        revocations: says what was ended meanwhile.
+        keys: that cookies open by; another object when they have changed, and then nothing that was opened is left.
+        max_opened: cookies kept.
+    """
+
+    def __init__(self, revocations: RevocationList, keys: Callable[[], object], max_opened: int) -> None:
         self._revocations = revocations
+        self._keys = keys
+        self._opened_by: object = None
         self._max_opened = max_opened
         self._known: OrderedDict[Slot, Known] = OrderedDict()
 
     def find(self, tenant: TenantTable, slot: Slot, now: float) -> Principal | None:
         """Whose the cookie is, if there is nothing to do but to say so."""
+        if self._keys() is not self._opened_by:
+            self._begin_anew()
         known = self._known.get(slot)
         if known is None or not known.since <= now < known.until or known.table is not tenant:
             return None
@@ -75,6 +87,8 @@ class OpenedCookies:
 
     def peek(self, tenant: TenantTable, slot: Slot, now: float) -> Known | None:
         """What the cookie came to although something is to be done about it; the table must be the same."""
+        if self._keys() is not self._opened_by:
+            self._begin_anew()
         known = self._known.get(slot)
         return known if known is not None and known.table is tenant and known.since <= now else None
 
@@ -98,6 +112,11 @@ class OpenedCookies:
 
     def __len__(self) -> int:
         return len(self._known)
+
+    def _begin_anew(self) -> None:
+        """A key that was taken away opens nothing any more."""
+        self._known.clear()
+        self._opened_by = self._keys()
 
 
 def is_revoked(revocations: RevocationList, session: Session) -> bool:

@@ -85,7 +85,7 @@ class Sealer:
             name: of the cookie or parameter that carries it.
             plain: kept secret, and made known to nobody but its length.
         """
-        keys = self._current()
+        keys = self.keys_now()
         key_id, key = keys.current
         derived = self._derived(key_id, key, tenant, purpose)
         head = _VERSION + key_id
@@ -98,7 +98,7 @@ class Sealer:
         data = from_text(text)
         if data is None or len(data) < _OVERHEAD_BYTES or data[:1] != _VERSION:
             return None
-        keys = self._current()
+        keys = self.keys_now()
         key_id = data[1:_HEAD_BYTES]
         key = keys.current[1] if key_id == keys.current[0] else keys.accepted.get(key_id)
         if key is None:
@@ -110,7 +110,8 @@ class Sealer:
         except InvalidTag:
             return None
 
-    def _current(self) -> SessionKeys:
+    def keys_now(self) -> SessionKeys:
+        """What is sealed with and opened by; the same object while nothing has changed, so that it can be compared."""
         keys = self._keys()
         if keys is not self._seen:
             self._memo.clear()

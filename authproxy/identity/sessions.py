@@ -103,7 +103,7 @@ class Sessions:
         self._refresher = refresher
         self._answers = Answers(metrics)
         self._clock = clock
-        self._opened = OpenedCookies(revocations, max_opened)
+        self._opened = OpenedCookies(revocations, sealer.keys_now, max_opened)
         self._ahead = RefreshAhead()
 
     # -- who is calling ----------------------------------------------------------------------------------------------

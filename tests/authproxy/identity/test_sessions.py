@@ -113,6 +113,19 @@ async def test_keys_change_and_nobody_is_logged_out(jar: Jar) -> None:
     assert is_nobody(world.sessions.identify_now(ACME, a_request(cookie=old), world.now))
 
 
+async def test_a_key_that_was_taken_away_ends_what_it_sealed(jar: Jar) -> None:
+    """At once, though the cookie was opened before; and nothing seals it anew under the new key (AP-R18)."""
+    keys = [some_keys()]
+    world = World(keys=lambda: keys[0])
+    await world.log_in(jar)
+    named(now_answer(world, jar))
+    keys[0] = some_keys()
+    assert world.sessions.known_now(ACME, jar.request(), world.now) is None
+    assert is_nobody(now_answer(world, jar))
+    world.clock.pass_s(lifetime.stamp_every_s(ACME.sessions))
+    assert is_nobody(await answer(world, jar))
+
+
 # -- time --------------------------------------------------------------------------------------------------------------
 
 
