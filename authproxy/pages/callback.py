@@ -14,6 +14,7 @@ import asyncio
 from typing import Final
 
 from authproxy.gate.verdict import PageAnswer
+from authproxy.identity.lifetime import SKEW_S
 from authproxy.identity.oidc import LoginRefused
 from authproxy.identity.session import SessionOver, Tokens
 from authproxy.identity.sessions import SessionTooLarge
@@ -60,6 +61,8 @@ _ERRORS: Final = {
     "unsupported_response_type": "The provider does not log in by code; the operators have to look at it.",
 }
 """A provider's error -> what its reader is told. Nothing of a provider's own text is ever shown."""
+_UNREAD: Final = frozenset({"error_description", "error_uri"})
+"""A provider's own text is neither shown nor kept, and some write lines into it."""
 _OTHER_ERROR: Final = "The provider refused the login."
 
 
@@ -68,11 +71,11 @@ async def answer(parts: Parts, visit: Visit) -> Answered:
     tenant, request = visit.tenant, visit.request
     if refusal := await refuse_too_many(parts.store, tenant, "login", request.client_ip, visit.now):
         return refusal
-    query = read_query(request.target.query)
+    query = read_query(request.target.query, _UNREAD)
     if isinstance(query, Deny):
         return query
     pending = find_pending(parts.sealer, tenant.name, request.cookie, query.get("state", ""))
-    if pending is None or not visit.now < pending.expires_at <= visit.now + MAX_AGE_S:
+    if pending is None or not visit.now < pending.expires_at <= visit.now + MAX_AGE_S + SKEW_S:
         return await _without_login(parts, visit, pending)
     if pending.redirect_uri != request.own_origin + request.target.path:
         return _failed(parts, visit, pending, _OTHER_ADDRESS)

@@ -11,7 +11,7 @@ Source: WHATWG URL section 5.1 (application/x-www-form-urlencoded), RFC 3986 sec
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
@@ -52,12 +52,16 @@ def read_form(fields: Sequence[tuple[bytes, bytes]], body: bytes) -> dict[str, s
     return _read(body)
 
 
-def read_query(query: str | None) -> dict[str, str] | Deny:
-    """The parameters of a query string without its ``?``; None is an empty one. Never raises."""
-    return {} if not query else _read(query.encode("utf-8", "surrogatepass"))
+def read_query(query: str | None, unread: Collection[str] = ()) -> dict[str, str] | Deny:
+    """
+    The parameters of a query string without its ``?``; None is an empty one. Never raises.
+
+    What the parameters named ``unread`` hold is not looked at: their values are empty.
+    """
+    return {} if not query else _read(query.encode("utf-8", "surrogatepass"), unread)
 
 
-def _read(data: bytes) -> dict[str, str] | Deny:
+def _read(data: bytes, unread: Collection[str] = ()) -> dict[str, str] | Deny:
     if data.translate(None, _PRINTABLE) or b"#" in data or _BAD_ESCAPE.search(data):
         return BAD_FORM
     if data.count(b"&") > 2 * MAX_PARAMETERS:
@@ -67,7 +71,8 @@ def _read(data: bytes) -> dict[str, str] | Deny:
         if not piece:
             continue  # ``&`` at an end, as some libraries write it: every parser skips it
         name, _, value = piece.partition(b"=")
-        read_name, read_value = _decode(name), _decode(value)
+        read_name = _decode(name)
+        read_value = "" if read_name in unread else _decode(value)
         if read_name is None or read_value is None or not read_name:
             return BAD_FORM
         if read_name in found:

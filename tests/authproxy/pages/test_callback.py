@@ -70,6 +70,37 @@ async def test_an_error_of_the_provider_is_named(error: str, says: str) -> None:
     assert world.metrics.logins_total.counts == {("acme", "login", "refused"): 1}
 
 
+async def test_what_is_never_read_may_be_anything() -> None:
+    """Entra ID's descriptions have lines (``%0d%0a``): the login was refused all the same, and that is what is said."""
+    world = PagesWorld()
+    browser = world.browser()
+    state = await browser.begin("/reports/es")
+    said = "error_description=AADSTS65004%3a+declined.%0d%0aTrace+ID%3a+1%ff&error_uri=%00"
+    reply = await browser.navigate(f"/.portero/callback?error=access_denied&{said}&state={state}", site="cross-site")
+    assert (reply.status, reply.reason) == (400, Reason.LOGIN_FAILED)
+    assert "<dd>access_denied</dd>" in reply.text
+    assert not browser.cookies()
+
+
+@pytest.mark.parametrize("name", ["state", "code", "iss", "error", "other"])
+async def test_what_is_read_is_text(name: str) -> None:
+    """Everything else that is no plain text makes the whole answer none."""
+    world = PagesWorld()
+    browser = world.browser()
+    state = await browser.begin()
+    reply = await browser.navigate(f"/.portero/callback?x={state}&{name}=a%0d%0ab", site="cross-site")
+    assert reply.reason is Reason.BAD_REQUEST
+
+
+async def test_another_replicas_clock_may_be_a_little_ahead() -> None:
+    """A provider that knows the person answers within a second; clocks that agree to the second are enough for us."""
+    world = PagesWorld()
+    browser = world.browser()
+    state = await browser.begin()
+    world.clock.pass_s(-5)
+    assert (await browser.come_back(state)).status == 303
+
+
 @pytest.mark.parametrize("code", ["", "x" * 4097, "ü"])
 async def test_an_answer_without_a_code_is_none(code: str) -> None:
     """Neither a code nor an error."""
