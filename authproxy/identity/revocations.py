@@ -283,10 +283,9 @@ class Revocations:
 
         Raises: StoreUnavailable.
         """
-        if self._is_whole:
-            # Where nothing was ever revoked, what is known here is not there.
-            self._is_whole = await self._read_newer(link, None) and not (self._sequence == 0 and len(self._marks))
-        if self._is_whole:
+        # Where nothing was ever revoked, what is known here is not there. ``_is_whole`` is not set to True by a reading
+        # of what is new: a revocation that failed while it was under way has to be written back still.
+        if self._is_whole and await self._read_newer(link, None) and (self._sequence or not len(self._marks)):
             return
         self._is_whole = True  # until a failure says otherwise, also one of a revocation meanwhile
         there = await self._read_all(link)

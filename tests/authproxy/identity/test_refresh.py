@@ -166,6 +166,24 @@ async def test_a_newer_session_does_not_join_the_refresh_of_an_older_one(world: 
     assert world.client.calls == 2
 
 
+async def test_the_failure_of_an_older_version_is_not_the_answer_for_a_newer_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure lasts a second for those who had it; who brings a newer version asks at once, and does not spin."""
+    monkeypatch.setattr("authproxy.identity.refresh.COOL_S", 60.0)
+    one, session = world.replica(), stale_session()
+
+    async def fail() -> None:
+        raise ProviderUnavailable("down")
+
+    world.client.before = fail
+    with pytest.raises(ProviderUnavailable):
+        await refreshed(one, session)
+    world.client.before = _now
+    async with asyncio.timeout(2.0):
+        assert (await refreshed(one, replace(session, version=2))).version == 3
+
+
 async def test_sessions_do_not_wait_for_each_other(world: World) -> None:
     """One whose refresh hangs holds nobody else up."""
     one = world.replica()
@@ -317,6 +335,20 @@ async def test_who_lost_the_lease_does_not_ask(world: World) -> None:
     assert world.client.calls == 0
 
 
+async def test_who_gets_the_lease_looks_once_more(world: World) -> None:
+    """Another ended between the first look and the lease: its result is taken, and the provider is not asked."""
+    session = stale_session()
+    newer = replace(session, version=2, refresh_token="another's", fresh_until=time.time() + 300)
+
+    class Quicker(Fragile):
+        async def acquire(self, key: str, holder: str, ttl_s: float) -> int | None:
+            assert await Renewals(self._store).write(session, newer, 60.0)
+            return await super().acquire(key, holder, ttl_s)
+
+    assert (await refreshed(world.replica(Quicker(MemoryState())), session)).refresh_token == "another's"
+    assert world.client.calls == 0
+
+
 async def test_a_late_result_overwrites_nothing_newer(world: World) -> None:
     """A holder whose lease ended while the provider took its time takes the newer version that is there (fencing)."""
     one, session = world.replica(), stale_session()
@@ -437,6 +469,20 @@ async def test_a_new_outage_is_waited_for_anew(world: World) -> None:
     await refreshed(one, stale_session("s1"))
     world.store.is_down = False
     await asyncio.sleep(LEASE_S + 0.1)
+    world.store.is_down = True
+    began = time.monotonic()
+    await refreshed(one, stale_session("s2"))
+    assert time.monotonic() - began >= LEASE_S
+
+
+async def test_an_outage_that_ended_does_not_count_for_the_next(world: World) -> None:
+    """Down, back for one refresh, down again: the second outage is waited for as long as any (fencing)."""
+    one = world.replica()
+    world.store.is_down = True
+    first = asyncio.create_task(refreshed(one, stale_session("s1")))
+    await asyncio.sleep(0.8 * LEASE_S)
+    world.store.is_down = False
+    assert (await first).version == 2
     world.store.is_down = True
     began = time.monotonic()
     await refreshed(one, stale_session("s2"))

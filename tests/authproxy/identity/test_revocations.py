@@ -367,8 +367,11 @@ def later() -> float:
 
 
 @pytest.mark.redis
-async def test_a_logout_on_one_replica_is_heard_by_the_others(replicas: Replicas) -> None:
-    """Within 5 s by contract; by publish/subscribe it is a matter of milliseconds."""
+async def test_a_logout_on_one_replica_is_heard_by_the_others(
+    replicas: Replicas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within 5 s by contract; by publish/subscribe alone, without any poll, it is a matter of milliseconds."""
+    monkeypatch.setattr("authproxy.identity.revocations.POLL_S", 60.0)
     one, two, three = [await replicas.add() for _ in range(3)]
     assert not one.is_behind
     await asyncio.sleep(0.2)  # until all have subscribed
@@ -494,6 +497,50 @@ async def test_a_failover_that_lost_the_newest_marks_is_noticed(replicas: Replic
 
 
 @pytest.mark.redis
+async def test_a_redis_emptied_before_it_was_ever_read_is_told_again(
+    replicas: Replicas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first logout of all, lost before anybody read it back, is written once more."""
+    monkeypatch.setattr("authproxy.identity.revocations.CHANNEL", CHANNEL + ":nobody")
+    one = await replicas.add()
+    monkeypatch.setattr("authproxy.identity.revocations.CHANNEL", CHANNEL)
+    await one.revoke_session("acme", "first", later())
+    replicas.server.command("FLUSHALL")
+    began = time.monotonic()
+    while replicas.server.command("ZCARD", "portero:{revocations}:marks") != b":1":
+        assert time.monotonic() - began < 5.0
+        await asyncio.sleep(0.05)
+
+
+@pytest.mark.redis
+async def test_a_number_that_a_failover_lost_is_never_given_again(replicas: Replicas) -> None:
+    """A copy that lost the newest mark takes over and gets another: it is not taken for the one that was seen."""
+    one, two = await replicas.add(), await replicas.add()
+    server, state = replicas.server, "portero:{revocations}:state"
+    await one.revoke_session("acme", "kept", later())
+    old = server.command("HGET", state, "sequence").split(b"\r\n")[1].decode()
+    await one.revoke_session("acme", "lost", later())
+    await seconds_until(tells(two, "lost"), 5.0)
+    lose = "redis.call('ZREMRANGEBYRANK', KEYS[1], -1, -1) return redis.call('HSET', KEYS[2], 'sequence', ARGV[1])"
+    server.command("EVAL", lose, "2", "portero:{revocations}:marks", state, old)
+    await one.revoke_session("acme", "after", later())
+    await seconds_until(tells(two, "after"), 5.0)
+
+
+@pytest.mark.redis
+async def test_a_logout_told_twice_is_news_once(replicas: Replicas) -> None:
+    """Marks written back by many replicas do not make all the others read them again."""
+    one, two = await replicas.add(), await replicas.add()
+    until = later()
+    await one.revoke_session("acme", "s1", until)
+    at = time.time()
+    await one.revoke_subject("acme", ISSUER, "ana", at, until)
+    state = replicas.server.command("HGET", "portero:{revocations}:state", "sequence")
+    await two.revoke_subject("acme", ISSUER, "ana", at, until)
+    assert replicas.server.command("HGET", "portero:{revocations}:state", "sequence") == state
+
+
+@pytest.mark.redis
 async def test_a_start_without_redis_takes_a_second_and_goes_on_trying() -> None:
     """It says that it is behind, until Redis is there."""
     port = free_port()
@@ -579,7 +626,7 @@ async def test_ended_marks_do_not_pile_up_in_redis(replicas: Replicas, redis: Re
 
 @pytest.mark.redis
 async def test_no_room_in_redis_is_said(replicas: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page answers 503, and the logout holds where it was asked for."""
+    """The page answers 503, the logout holds where it was asked for, and is told once there is room."""
     monkeypatch.setattr("authproxy.identity.revocations.MAX_KEPT", 2)
     one = await replicas.add()
     for n in range(2):
@@ -587,6 +634,8 @@ async def test_no_room_in_redis_is_said(replicas: Replicas, monkeypatch: pytest.
     with pytest.raises(StoreUnavailable):
         await one.revoke_session("acme", "s3", later())
     assert tells(one, "s3")()
+    monkeypatch.setattr("authproxy.identity.revocations.MAX_KEPT", 10)
+    await seconds_until(tells(await replicas.add(), "s3"), 5.0)
 
 
 @pytest.mark.redis
