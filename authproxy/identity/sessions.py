@@ -221,8 +221,13 @@ class Sessions:
         """
         End a session for good, and every copy of it; the values of the ``Set-Cookie`` fields that clear the browser.
 
+        Without ``session`` the one that the browser shows is ended although its cookie is over: a copy of it that was
+        used since may not be.
+
         Raises: StoreUnavailable when other replicas cannot be told; what can be done here is done all the same.
         """
+        if session is None:
+            session = await self._shown_session(tenant, request)
         if session is not None and session.tenant == tenant.name:
             await self._revoke(tenant, session, now)
             self._answers.count(tenant.name, "ended")

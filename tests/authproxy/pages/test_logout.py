@@ -13,6 +13,7 @@ from authproxy.identity.cookies import SESSION
 from authproxy.pages import logout
 from policies.decision import Reason
 from policies.errors import ProviderUnavailable, StoreUnavailable
+from policies.tables import SessionsSpec
 from tests.fakes.pages import Browser, PagesWorld, a_login_provider
 from tests.fakes.tenancy import a_tenant
 
@@ -179,3 +180,18 @@ async def test_a_session_whose_provider_is_gone_still_ends() -> None:
     reply = await browser.post("/.portero/logout")
     assert (reply.field("Location"), browser.cookies()) == ("/.portero/logout", {})
     assert not changed.client.revoked
+
+
+async def test_a_logout_ends_copies_that_are_still_in_use() -> None:
+    """A browser that idled too long has a cookie that is over; a copy of it that somebody keeps in use is not."""
+    sessions = SessionsSpec(idle_s=300.0)
+    world = PagesWorld((a_tenant("acme", providers=(a_login_provider(),), sessions=sessions),))
+    world.client.refresh_token = None
+    browser, thief = world.browser(), world.browser()
+    await browser.log_in()
+    thief.jar.plant(thief.host, browser.cookies())
+    for _ in range(4):
+        world.clock.pass_s(100)
+        assert (await thief.fetch("/.portero/whoami")).status == 200
+    assert (await browser.post("/.portero/logout")).status == 303
+    assert (await thief.fetch("/.portero/whoami")).reason is Reason.SESSION_EXPIRED
