@@ -136,7 +136,13 @@ export class Issuer {
   async #interact(request, response, pathname) {
     const { params, prompt } = await this.provider.interactionDetails(request, response);
     const hint = Object.hasOwn(this.accounts, params.login_hint ?? "") ? params.login_hint : undefined;
-    const chosen = request.method === "POST" ? (await read_form(request)).get("login") : this.login_as ?? hint;
+    const form = request.method === "POST" ? await read_form(request) : undefined;
+    if (form?.has("deny")) {
+      const result = { error: "access_denied", error_description: "whoever it was said no" };
+      await this.provider.interactionFinished(request, response, result, { mergeWithLastSubmission: false });
+      return;
+    }
+    const chosen = form ? form.get("login") : this.login_as ?? hint;
     if (chosen && Object.hasOwn(this.accounts, chosen)) {
       const result = { login: { accountId: chosen } };
       await this.provider.interactionFinished(request, response, result, { mergeWithLastSubmission: false });

@@ -16,7 +16,8 @@ export function login_page(issuer, action, accounts, client) {
   const buttons = Object.keys(accounts)
     .map((sub) => `<button name="login" value="${escape(sub)}">${escape(accounts[sub].name ?? sub)}</button>`)
     .join("\n");
-  const form = `<form method="post" action="${escape(action)}">\n${buttons}\n</form>`;
+  const deny = '<button name="deny" value="yes">Do not log in</button>';
+  const form = `<form method="post" action="${escape(action)}">\n${buttons}\n${deny}\n</form>`;
   return page(`Log in at ${issuer}`, `<p>${escape(client)} asks who you are.</p>\n${form}`);
 }
 

@@ -27,7 +27,7 @@ const CONTROL = {
   "/rotate": ({ issuer, how }) => ({ kid: issuer.rotate(how) }),
   "/revoke": ({ issuer, sub }) => ({ grants: issuer.revoke(sub) }),
   "/end-sessions": async ({ issuer, sub }) => ({ told: await issuer.end_sessions(sub) }),
-  "/tell-logout": async ({ issuer, client_id, sub, sid }) => issuer.tell_logout(client_id, sub, sid),
+  "/tell-logout": async ({ issuer, client_id, sub, sid }) => issuer.tell_logout(client_id, sub, sid ?? undefined),
   "/logouts": ({ issuer }) => ({ logouts: issuer.logouts }),
   "/fault": ({ issuer, path, ...fault }) => {
     issuer.faults.set(path, fault);
