@@ -196,6 +196,7 @@ _ANSWER_LENGTH: Final = 4
 _ANSWER_CONNECTION: Final = 5
 _ANSWER_COOKIE: Final = 6
 _ANSWER_CORS: Final = 7
+_ANSWER_CACHING: Final = 8
 _ANSWER_EXACT: Final = {
     "content-length": _ANSWER_LENGTH,
     "connection": _ANSWER_CONNECTION,
@@ -203,10 +204,17 @@ _ANSWER_EXACT: Final = {
     "access-control-allow-origin": _ANSWER_CORS,
     "access-control-allow-credentials": _ANSWER_CORS,
     "access-control-expose-headers": _ANSWER_CORS,
+    "cache-control": _ANSWER_CACHING,
+    "expires": _ANSWER_CACHING,
+    "surrogate-control": _ANSWER_CACHING,
+    "edge-control": _ANSWER_CACHING,
+    "x-accel-expires": _ANSWER_CACHING,
     "transfer-encoding": HOP,
     "upgrade": HOP,
     "x-request-id": OURS,  # added anew
 }
+_TARGETED_CACHING: Final = "cdn-cache-control"
+"""Ends the names by which caches are told apart (RFC 9213), ``cloudflare-cdn-cache-control`` among them."""
 _CONNECTION_OPTIONS: Final = frozenset({b"close", b"keep-alive", b"upgrade", b""})
 """What ``Connection`` says without naming a field that would still be there."""
 _COOKIE_PREFIX: Final = b"__host-portero"
@@ -227,6 +235,8 @@ def classify_answer(name: bytes) -> int:
         return kind
     if lowered in _HOP_BY_HOP:
         return HOP
+    if lowered.endswith(_TARGETED_CACHING):
+        return _ANSWER_CACHING
     return OURS if name.translate(_FOLD).startswith(b"x-portero-") else KEEP
 
 
@@ -259,7 +269,9 @@ def is_our_cookie(pair: bytes) -> bool:
     return pair.lstrip(_PADDING)[: len(_COOKIE_PREFIX)].lower() == _COOKIE_PREFIX
 
 
-def filter_answer(fields: Iterable[tuple[bytes, bytes]], *, replaces_cors: bool = False) -> AnswerFields | None:
+def filter_answer(
+    fields: Iterable[tuple[bytes, bytes]], *, replaces_cors: bool = False, is_private: bool = False
+) -> AnswerFields | None:
     """
     The answer's fields without what is hop-by-hop, ours or framing; None when they are garbled (``upstream-garbled``).
 
@@ -269,6 +281,8 @@ def filter_answer(fields: Iterable[tuple[bytes, bytes]], *, replaces_cors: bool 
         fields: name and value as the function sent them.
         replaces_cors: the route has ``cors.origins``: Portero answers for the function, whose own fields would be a
             second answer that browsers refuse.
+        is_private: Portero gives the browser its session anew with this answer and says itself that nobody may keep it;
+            what the function says of caches is left out, since some of it would be stronger.
     """
     kinds = ANSWER_KINDS
     kept: list[tuple[bytes, bytes]] = []
@@ -287,7 +301,7 @@ def filter_answer(fields: Iterable[tuple[bytes, bytes]], *, replaces_cors: bool 
                 named = {token.strip(b" \t").lower() for token in pair[1].split(b",")}.union(named or ())
         elif kind == BAD:
             return None
-        elif kind == _ANSWER_CORS and not replaces_cors:
+        elif (kind == _ANSWER_CORS and not replaces_cors) or (kind == _ANSWER_CACHING and not is_private):
             kept.append(pair)
     if named is not None and not named <= _CONNECTION_OPTIONS:
         kept = [pair for pair in kept if pair[0].lower() not in named]

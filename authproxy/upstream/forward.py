@@ -17,7 +17,7 @@ from authproxy.upstream.failures import GARBLED, MALFORMED, STALLED, TOO_LARGE, 
 from authproxy.upstream.framing import LAST_CHUNK, chunk, is_bodyless, may_repeat, request_framing, streamed_framing
 from authproxy.upstream.pool import Pool
 from policies.decision import Reason
-from policies.header_fields import filter_answer
+from policies.header_fields import AnswerFields, filter_answer
 
 if TYPE_CHECKING:
     from authproxy.upstream.departure import Departure
@@ -57,8 +57,7 @@ def send_now(passed: Departure, exchange: Exchange, pool: Pool, consumer: Consum
 def relay_now(passed: Departure, exchange: Exchange, pool: Pool, connection: Connection) -> None:
     """Relay an answer that is whole, to what ``send_now`` sent. Raises: ForwardFailed, ClientGone."""
     try:
-        route = passed.allow.place.route
-        filtered = filter_answer(connection.fields, replaces_cors=route is not None and bool(route.cors_origins))
+        filtered = _filtered(passed, connection)
         if filtered is None:
             raise ForwardFailed(Reason.UPSTREAM_GARBLED, GARBLED)
         block, content_length = filtered
@@ -156,8 +155,7 @@ async def _once(
 
 
 async def relay(passed: Departure, exchange: Exchange, connection: Connection) -> None:
-    route = passed.allow.place.route
-    filtered = filter_answer(connection.fields, replaces_cors=route is not None and bool(route.cors_origins))
+    filtered = _filtered(passed, connection)
     if filtered is None:
         raise ForwardFailed(Reason.UPSTREAM_GARBLED, GARBLED)
     status = connection.status
@@ -169,6 +167,16 @@ async def relay(passed: Departure, exchange: Exchange, connection: Connection) -
     while data := await connection.read():
         await exchange.write(data)
     exchange.finish()
+
+
+def _filtered(passed: Departure, connection: Connection) -> AnswerFields | None:
+    allow = passed.allow
+    route = allow.place.route
+    return filter_answer(
+        connection.fields,
+        replaces_cors=route is not None and bool(route.cors_origins),
+        is_private=bool(allow.principal.set_cookie),
+    )
 
 
 async def _pump(passed: Departure, exchange: Exchange, connection: Connection) -> None:

@@ -215,6 +215,21 @@ class TestAnswer:
         assert kept is not None
         assert kept.block.startswith(b"Access-Control-Allow-Origin: *\r\n")
 
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *("Cache-Control", "cache-control", "Expires", "CDN-Cache-Control", "Cloudflare-CDN-Cache-Control"),
+            *("Surrogate-Control", "X-Accel-Expires", "Edge-Control", "Vercel-CDN-Cache-Control"),
+        ],
+    )
+    def test_nobody_else_says_how_an_answer_with_a_session_is_cached(self, name: str) -> None:
+        """A targeted field (RFC 9213) beats ``Cache-Control: no-store``, and a shared cache would hand out sessions."""
+        fields = [(name.encode(), b"public, max-age=600"), (b"Vary", b"Accept")]
+        assert filter_answer(fields, is_private=True) == AnswerFields(b"Vary: Accept\r\n", None)
+        kept = filter_answer(fields)
+        assert kept is not None
+        assert kept.block.startswith(name.encode())
+
     @given(st.lists(st.tuples(st.binary(max_size=12), st.binary(max_size=12)), max_size=6))
     def test_any_answer_gives_whole_lines_or_none(self, fields: list[tuple[bytes, bytes]]) -> None:
         """As many lines as fields were kept, whatever the function sends."""
