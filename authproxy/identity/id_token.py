@@ -49,6 +49,10 @@ class KeyNotKnown(NotSigned):
     """The provider has no such key as far as could be asked now: its next key set may have it."""
 
 
+class KeyNotAskedFor(KeyNotKnown):
+    """And its key set may not be asked for again yet: nobody can tell."""
+
+
 async def make_ready(trust: Trust, tenant: TenantTable, provider: ProviderSpec, now: float) -> None:
     """
     See to it that there are keys *before* something is spent for a token that could not be verified without.
@@ -105,7 +109,8 @@ async def verify(
     if isinstance(keys, Unavailable):
         raise ProviderUnavailable("the provider's keys cannot be had")
     if isinstance(keys, Missing):
-        return KeyNotKnown("the token is signed with a key that its issuer does not have")
+        kind = KeyNotAskedFor if keys.retry_after_s > 0 else KeyNotKnown
+        return kind("the token is signed with a key that its issuer does not have")
     if not any(is_signed(token, key, header) for key in keys):
         return NotSigned("the token's signature does not verify")
     return Signed(trusted.spec, header.alg, header.claims)

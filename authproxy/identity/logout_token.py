@@ -10,8 +10,9 @@ Source: OpenID Connect Back-Channel Logout 1.0 sections 2.4 to 2.6.
 
 from __future__ import annotations
 
-from authproxy.identity.id_token import NotSigned, Trust, verify
+from authproxy.identity.id_token import KeyNotAskedFor, NotSigned, Trust, verify
 from policies.decision import Deny, Reason
+from policies.errors import ProviderUnavailable
 from policies.id_token import LOGOUT_TOKEN_TYPES, LogoutNotice, judge_logout_token
 from policies.tables import TenantTable
 
@@ -20,9 +21,12 @@ async def read_logout_token(trust: Trust, tenant: TenantTable, token: str, now: 
     """
     The notice, or why there is none (``login-failed``, 400).
 
-    Raises: ProviderUnavailable when there are no keys to tell.
+    Raises: ProviderUnavailable when there are no keys to tell, or newer ones that may not be asked for yet: who sent it
+        may send it again, and a logout is not lost for a key that is ten seconds old.
     """
     signed = await verify(token, LOGOUT_TOKEN_TYPES, trust, tenant, now)
+    if isinstance(signed, KeyNotAskedFor):
+        raise ProviderUnavailable(signed.detail)
     if isinstance(signed, NotSigned):
         return Deny(Reason.LOGIN_FAILED, detail=signed.detail, tenant=tenant.name)
     login = signed.provider.login

@@ -195,9 +195,12 @@ async def test_a_forged_logout_token_ends_nothing(
     """A10: the same, for what anybody may send to the back channel."""
     await log_in(client, tenant, clock)
     token = provider.forged(FORGERIES[name], provider.logout_claims(), "logout+jwt")
-    with pytest.raises(LoginRefused) as caught:
+    with pytest.raises((LoginRefused, ProviderUnavailable)) as caught:
         await client.judge_logout_token(tenant, token, clock.now)
-    assert caught.value.refusal.reason is Reason.LOGIN_FAILED
+    if isinstance(caught.value, LoginRefused):
+        assert caught.value.refusal.reason is Reason.LOGIN_FAILED
+    else:
+        assert name in UNKNOWN_KEYS, "only a key that may not be asked for yet is not known to be none"
 
 
 @pytest.mark.parametrize("name", ID_CLAIMS)

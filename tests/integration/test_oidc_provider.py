@@ -370,6 +370,22 @@ async def test_logout_tokens_end_nothing_at_another_tenant(world: OidcWorld) -> 
     assert [(await whoami(world, browser)).status, (await whoami(world, other, "globex")).status] == [200, 200]
 
 
+async def test_a_logout_with_a_key_that_may_not_be_asked_for_yet_can_be_sent_again(world: OidcWorld) -> None:
+    """503 and not 400: whether it is a logout is not known. As soon as the keys may be asked for, it is one."""
+    browser, issuer = world.browser(), world.issuer()
+    await log_in(world, browser, who="bob")
+    await asyncio.sleep(INTERVAL_S)
+    now = int(time.time())
+    claims = {"iss": issuer.issuer, "sub": "x", "aud": "survey", "iat": now, "exp": now + 60}
+    assert (await world.ask(f"Bearer {forged(claims, 'no-key')}", JOB)).status == 401
+    await issuer.rotate("replace")
+    assert (await issuer.tell_logout("portero", "bob"))["status"] == 503
+    assert (await whoami(world, browser)).status == 200
+    await asyncio.sleep(INTERVAL_S)
+    assert (await issuer.tell_logout("portero", "bob"))["status"] == 200
+    assert outcome(await whoami(world, browser)) == (401, "session-expired")
+
+
 # -- programs ----------------------------------------------------------------------------------------------------------
 
 
