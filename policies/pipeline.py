@@ -38,7 +38,11 @@ class Spend(NamedTuple):
 
 
 class Ready(NamedTuple):
-    """Question 5. Answer: None when the function can take the request, or the refusal."""
+    """
+    Question 5. Answer: None when the function can take the request, or the refusal.
+
+    Of a request that was held: who the caller is now (``judge_again``); that one is who leaves for the function.
+    """
 
     place: Place
     principal: Principal
@@ -100,9 +104,11 @@ def judge(request: AccessRequest, policies: PolicySet, now: float) -> Generator[
                 return refusal
             shadowed += (refusal,)
 
-    refusal_or_none: Refusal | None = yield _new(Ready, (place, principal, request))
-    if refusal_or_none is not None:
-        return refusal_or_none
+    released: Principal | Refusal | None = yield _new(Ready, (place, principal, request))
+    if released is not None:
+        if not isinstance(released, Principal):
+            return released
+        principal = released
 
     rule = verdict.rule if isinstance(verdict, Granted) else None
     allow: Allow = _new(Allow, (place, principal, rule, states, shadowed))

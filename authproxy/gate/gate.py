@@ -37,7 +37,7 @@ from policies.pipeline import Identify, Need, Ready, Spend, Spent, judge, judge_
 from policies.principal import Principal
 from policies.problem import login_redirect, problem
 from policies.request import AccessRequest, Head, HeadMemo, TrustedPeers, read_head
-from policies.tables import Place, PolicySet
+from policies.tables import Place, PolicySet, TenantTable
 from policies.tenancy import resolve, tenant_of
 from policies.upstream_identity import answer_block, request_block
 
@@ -153,6 +153,7 @@ class Gate:
             return self._conclude(stop.value, case)
         except Exception:  # noqa: BLE001 (as in decide_now)
             return self._broken(case)
+        case.has_waited = True
         return Undecided(case, request, judging, need)
 
     async def decide(self, undecided: Undecided) -> Verdict:
@@ -200,8 +201,11 @@ class Gate:
             return await self._store.spend(need.place.tenant.name, need.checks, now)
         return await self._hold(need)
 
-    async def _hold(self, need: Ready) -> Refusal | None:
-        """Wait until the function is awake, then ask 2 and 3 again: a token may have expired, a policy changed."""
+    async def _hold(self, need: Ready) -> Principal | Refusal:
+        """
+        Wait until the function is awake, then ask 2 and 3 again: a token may have expired, a policy changed. The answer
+        is who the caller is by then: a session that has ended leaves nobody, whom public functions serve all the same.
+        """
         destination = self._destination(need.place, need.request)
         if isinstance(destination, Deny):
             return destination  # what cannot be asked of the platform wakes nothing
@@ -215,7 +219,7 @@ class Gate:
         finally:
             if not isinstance(answer, Principal):
                 self._activator.finished(need.place)
-        return None if isinstance(answer, Principal) else answer
+        return answer
 
     async def _judge_again(self, request: AccessRequest) -> Principal | Refusal:
         place = resolve(request, self._folder.active)
@@ -255,12 +259,14 @@ class Gate:
             return PageCall(case, decision)
         return self._refuse(decision, case)
 
-    def _pass(self, allow: Allow, case: Case) -> Passed | Deny:
+    def _pass(self, allow: Allow, case: Case) -> Passed | Refusal:
         """Put together what the edge needs; a place at the function is taken already, ``concurrent`` limits last."""
         place, principal, request, request_id = allow.place, allow.principal, case.request, case.request_id
         if request is None:
             return Deny(Reason.INTERNAL_ERROR)
-        if case.policies is not self._folder.active and not self.judge_again_now(request):
+        if case.has_waited and self._identifier.is_revoked(place.tenant, principal):
+            return _over(principal, place.tenant)
+        if case.policies is not self._folder.active and not self.judge_again_now(request, principal):
             # Swapped while it waited: what runs was judged again then, and nobody would do so with this one.
             return Deny(Reason.POLICY_UNAVAILABLE, retry_after_s=1, tenant=place.tenant.name)
         destination = self._destination(place, request)
@@ -293,10 +299,14 @@ class Gate:
             return replace(destination, tenant=place.tenant.name)
         return destination
 
-    def judge_again_now(self, request: AccessRequest) -> float | None:
+    def is_revoked(self, tenant: TenantTable, principal: Principal) -> bool:
+        """Whether a logout has ended who was named before: a few dict probes."""
+        return self._identifier.is_revoked(tenant, principal)
+
+    def judge_again_now(self, request: AccessRequest, principal: Principal) -> float | None:
         """
-        Until when a running exchange may go on under the active policies, Unix seconds; 0.0: no longer; None: somebody
-        has to be asked.
+        Until when an exchange that was begun as ``principal`` may go on under the active policies, Unix seconds; 0.0:
+        no longer; None: somebody has to be asked.
         """
         place = resolve(request, self._folder.active)
         if not isinstance(place, Place):
@@ -310,11 +320,11 @@ class Gate:
                     return None
                 need = judging.send(answer)
         except StopIteration as stop:
-            return _holds_until(stop.value)
+            return _holds_until(stop.value, principal)
 
-    async def judge_again(self, request: AccessRequest) -> float:
+    async def judge_again(self, request: AccessRequest, principal: Principal) -> float:
         """As ``judge_again_now``, asking whom it takes."""
-        return _holds_until(await self._judge_again(request))
+        return _holds_until(await self._judge_again(request), principal)
 
     # -- ending --------------------------------------------------------------------------------------------------
 
@@ -357,10 +367,13 @@ class Gate:
         passed.has_place = False
         self._activator.finished(place)
         began = self._clock()
-        refusal = await self._hold(Ready(place, principal, passed.request))
+        released = await self._hold(Ready(place, principal, passed.request))
         passed.case.held_s += self._clock() - began
-        if refusal is not None:
-            return self.fail(passed, refusal)
+        if not isinstance(released, Principal):
+            return self.fail(passed, released)
+        if not _is_still(principal, released):  # the fields that name the caller are made already
+            self._activator.finished(place)
+            return self.fail(passed, _over(principal, place.tenant))
         passed.has_place = True
         return None
 
@@ -425,8 +438,25 @@ def _trusted_peers(policies: PolicySet) -> TrustedPeers:
     return TrustedPeers(policies.trusted_peers, believes_certificates=policies.believes_client_certificates)
 
 
-def _holds_until(answer: Principal | Refusal) -> float:
-    if not isinstance(answer, Principal):
+def _is_still(was: Principal, now: Principal) -> bool:
+    """
+    Whether the function may go on believing what it was told of the caller. Nobody may be anybody later on; a person
+    whose session has ended is nobody, and a public function must not go on serving him as who he was.
+    """
+    return was.is_anonymous or was.subject == now.subject
+
+
+def _over(principal: Principal, tenant: TenantTable) -> Challenge:
+    """What a caller is told who was logged out while his request was under way."""
+    if principal.is_by_cookie:
+        return Challenge(Reason.SESSION_EXPIRED, detail="the session is over; log in again", tenant=tenant.name)
+    return Challenge(
+        Reason.CREDENTIAL_INVALID, "invalid_token", "the login behind the token has ended", tenant=tenant.name
+    )
+
+
+def _holds_until(answer: Principal | Refusal, principal: Principal) -> float:
+    if not isinstance(answer, Principal) or not _is_still(principal, answer):
         return 0.0
     return math.inf if answer.expires_at is None else answer.expires_at
 

@@ -26,6 +26,8 @@ class Identifier:
         self._store = store
         self.known_now = source.known_now
         """Who is known to be calling without anything being verified; None: ask on."""
+        self.is_revoked = source.is_revoked
+        """Whether a logout has ended who was named before."""
 
     def identify_now(self, tenant: TenantTable, request: AccessRequest, now: float) -> Principal | Refusal | None:
         """Answer from what is at hand; None when the store or a provider has to be asked."""

@@ -15,15 +15,17 @@ if TYPE_CHECKING:
     from authproxy.limits.concurrency import Lease
     from authproxy.upstream.departure import Destination
     from policies.principal import Principal
-    from policies.tables import PolicySet
+    from policies.tables import PolicySet, TenantTable
 
 
 class Rejudge(Protocol):
     """What a running exchange needs of the gate."""
 
-    def judge_again_now(self, request: AccessRequest) -> float | None: ...
+    def is_revoked(self, tenant: TenantTable, principal: Principal) -> bool: ...
 
-    async def judge_again(self, request: AccessRequest) -> float: ...
+    def judge_again_now(self, request: AccessRequest, principal: Principal) -> float | None: ...
+
+    async def judge_again(self, request: AccessRequest, principal: Principal) -> float: ...
 
 
 class Passed(LiveExchange):
@@ -86,11 +88,14 @@ class Passed(LiveExchange):
     def expires_at(self) -> float | None:
         return self.allow.principal.expires_at
 
+    def is_revoked(self) -> bool:
+        return self._gate.is_revoked(self.allow.place.tenant, self.allow.principal)
+
     def judge_now(self) -> float | None:
-        return self._gate.judge_again_now(self.request)
+        return self._gate.judge_again_now(self.request, self.allow.principal)
 
     async def judge(self) -> float:
-        return await self._gate.judge_again(self.request)
+        return await self._gate.judge_again(self.request, self.allow.principal)
 
 
 @dataclass(slots=True)
@@ -156,6 +161,8 @@ class Case:
     """Who is calling, once question 2 is answered."""
     held_s: float = 0.0
     """Seconds the request was held while its function woke."""
+    has_waited: bool = False
+    """Something had to be waited for: what was known of the caller before may have changed since."""
 
 
 @dataclass(slots=True)

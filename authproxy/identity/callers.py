@@ -152,6 +152,19 @@ class Callers:
             _log.error("identifying failed", error=type(error).__name__, tenant=tenant.name)
             return Deny(Reason.INTERNAL_ERROR, tenant=tenant.name)
 
+    def is_revoked(self, tenant: TenantTable, principal: Principal) -> bool:
+        """Whether a logout has ended who was named before. Whom no provider vouches for only policy takes away."""
+        if principal.issuer is None:
+            return False
+        return self._revocations.is_revoked(
+            tenant.name,
+            session_id=principal.session_id,
+            issuer=principal.issuer,
+            sub=principal.sub,
+            sid=principal.sid,
+            established_at=principal.issued_at,
+        )
+
     def revoke_all(self) -> None:
         """Every token is verified or asked about anew, whatever was known of it."""
         for source in (self._bearer, self._introspection, self._userinfo, self._own_tokens):
@@ -260,28 +273,15 @@ class Callers:
             return principal
         digest = bound.digest_of(request)
         completed = await self._userinfo.complete(tenant, provider, asked.token, digest, principal, now)
-        if isinstance(completed, Principal) and self._is_revoked(tenant, completed):
+        if isinstance(completed, Principal) and self.is_revoked(tenant, completed):
             return replace(_REVOKED, tenant=tenant.name)  # while userinfo was asked
         return completed
 
     def _refuse_at_once(self, tenant: TenantTable, request: AccessRequest, principal: Principal) -> Challenge | None:
         refusal = bound.refuse_bond(principal, request)
-        if refusal is None and self._is_revoked(tenant, principal):
+        if refusal is None and self.is_revoked(tenant, principal):
             refusal = _REVOKED
         return None if refusal is None else replace(refusal, tenant=tenant.name)
-
-    def _is_revoked(self, tenant: TenantTable, principal: Principal) -> bool:
-        """Callers whom no provider vouches for are taken away by policy, not by a logout."""
-        if principal.issuer is None:
-            return False
-        return self._revocations.is_revoked(
-            tenant.name,
-            session_id=principal.session_id,
-            issuer=principal.issuer,
-            sub=principal.sub,
-            sid=principal.sid,
-            established_at=principal.issued_at,
-        )
 
     def _asked_for_groups(self, tenant: TenantTable, principal: Principal) -> ProviderSpec | None:
         """The provider that has to say the groups of who showed a token of its own; copies of ours bring theirs."""

@@ -16,9 +16,9 @@ from authproxy.gate.live import LiveRegistry
 from authproxy.gate.verdict import Case, DirectAnswer, PageAnswer, PageCall, Passed, Refused, Undecided, Verdict
 from authproxy.upstream.departure import Address, Destination
 from policies.decision import Allow, Deny, Problem, Reason, Refusal
-from policies.principal import anonymous
+from policies.principal import Principal, anonymous
 from policies.request import AccessRequest, Head, Target
-from policies.tables import FunctionSpec, Pattern, Place, Timeouts
+from policies.tables import FunctionSpec, Pattern, Place, TenantTable, Timeouts
 
 _STATUS = {
     Reason.BAD_REQUEST: 400,
@@ -187,10 +187,13 @@ class StubGate:
     def says_not_reached(self, _passed: Passed, _status: int, _fields: list[tuple[bytes, bytes]]) -> bool:
         return False
 
-    def judge_again_now(self, _request: AccessRequest) -> float | None:
+    def is_revoked(self, _tenant: TenantTable, _principal: Principal) -> bool:
+        return False
+
+    def judge_again_now(self, _request: AccessRequest, _principal: Principal) -> float | None:
         return math.inf
 
-    async def judge_again(self, _request: AccessRequest) -> float:
+    async def judge_again(self, _request: AccessRequest, _principal: Principal) -> float:
         return math.inf
 
     def page_answered(self, _call: PageCall, answer: PageAnswer) -> PageAnswer:

@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
+from typing import Never
 
 import pytest
 
@@ -18,18 +19,25 @@ class Exchange(LiveExchange):
         now: Callable[[], float | None] = lambda: math.inf,
         behind: Callable[[], Awaitable[float]] | None = None,
         expires_at: float | None = None,
+        revoked: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__()
+        self._revoked = revoked
         self._now = now
         self._behind = behind
         self._expires_at = expires_at
         self.judged = 0
+        self.looked_at = 0
         self.codes: list[int] = []
         self.on_cut = self.codes.append
 
     @property
     def expires_at(self) -> float | None:
         return self._expires_at
+
+    def is_revoked(self) -> bool:
+        self.looked_at += 1
+        return self._revoked()
 
     def judge_now(self) -> float | None:
         self.judged += 1
@@ -48,7 +56,7 @@ class Clock:
         return self.now
 
 
-def _fail() -> float:
+def _fail() -> Never:
     raise RuntimeError
 
 
@@ -172,14 +180,107 @@ async def test_an_answer_that_does_not_come_is_a_no(monkeypatch: pytest.MonkeyPa
 
 
 async def test_many_revocations_are_one_look() -> None:
-    """A flood of logouts does not judge everything once for each of them."""
+    """A flood of logouts looks at everything at once, and then twice a second, not once for each of them."""
     registry = LiveRegistry()
     exchange = Exchange()
     _entered(registry, exchange)
     for _ in range(100):
         registry.recheck_soon()
     await asyncio.sleep(0)
-    assert exchange.judged == 1
+    assert exchange.looked_at == 1
+    for _ in range(100):
+        registry.recheck_soon()
+        await asyncio.sleep(0)
+    assert exchange.looked_at == 1
+    await asyncio.sleep(1.5 * module.REVOKED_PAUSE_S)
+    assert exchange.looked_at == 2
+
+
+async def test_a_logout_ends_its_own_exchanges_and_asks_nobody_about_others() -> None:
+    """Nobody is asked about the streams of others: there may be ten thousand, and one store."""
+    registry = LiveRegistry()
+    his, broken = Exchange(revoked=lambda: True), Exchange(revoked=_fail)
+    other = Exchange(lambda: None)
+    _entered(registry, his, other, broken)
+    registry.recheck_soon()
+    await asyncio.sleep(0)
+    assert [his.codes, broken.codes, other.codes] == [[POLICY_VIOLATION], [POLICY_VIOLATION], []]
+    assert other.judged == 0
+    await registry.close()
+
+
+async def test_what_changes_while_it_is_asked_about_is_asked_again() -> None:
+    """An answer by the policies of before says nothing of those that were swapped in meanwhile."""
+    registry = LiveRegistry()
+    answers = [asyncio.get_running_loop().create_future() for _ in range(2)]
+    asked: list[asyncio.Future[float]] = []
+
+    async def behind() -> float:
+        asked.append(answers[len(asked)])
+        return await asked[-1]
+
+    exchange = Exchange(lambda: None, behind)
+    _entered(registry, exchange)
+    registry.recheck_all()
+    await asyncio.sleep(0)
+    registry.recheck_all()
+    answers[0].set_result(math.inf)
+    await asyncio.sleep(0.01)
+    assert (len(asked), exchange.codes) == (2, [])
+    answers[1].set_result(0.0)
+    await asyncio.sleep(0.01)
+    assert exchange.codes == [POLICY_VIOLATION]
+    await registry.close()
+
+
+async def test_a_slow_answer_about_many_cuts_none_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a swap those that are not due yet may wait for their turn; and they are not all due at once again."""
+    monkeypatch.setattr(module, "ASK_S", 0.1)
+    clock = Clock()
+    registry = LiveRegistry(clock)
+
+    async def behind() -> float:
+        await asyncio.sleep(0.05)
+        return math.inf
+
+    exchanges = [Exchange(lambda: None, behind) for _ in range(5 * module.MAX_ASKING)]
+    _entered(registry, *exchanges)
+    registry.sweep()
+    registry.recheck_all()
+    await asyncio.sleep(0.6)
+    assert not [exchange for exchange in exchanges if exchange.codes]
+    clock.now += RECHECK_S * 0.75
+    registry.sweep()
+    again = sum(exchange.judged == 2 for exchange in exchanges)
+    assert 0.2 * len(exchanges) < again < 0.8 * len(exchanges)
+    await registry.close()
+
+
+async def test_whose_turn_does_not_come_in_time_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others whose provider hangs keep nobody's stream open."""
+    monkeypatch.setattr(module, "ASK_S", 0.05)
+    monkeypatch.setattr(module, "SWEEP_S", 0.01)
+    monkeypatch.setattr(module, "MAX_ASKING", 1)
+    registry = LiveRegistry()
+    registry.start()
+    exchanges = [Exchange(lambda: None, asyncio.Event().wait) for _ in range(10)]
+    _entered(registry, *exchanges)
+    registry.recheck_all()
+    await asyncio.sleep(0.15)
+    assert [exchange.codes for exchange in exchanges] == [[POLICY_VIOLATION]] * 10
+    await registry.close()
+
+
+async def test_after_the_end_nothing_begins_anew() -> None:
+    """What would have to be asked about is cut: nobody waits for the answer any more."""
+    registry = LiveRegistry()
+    exchange = Exchange(lambda: None)
+    _entered(registry, exchange)
+    await registry.close()
+    registry.recheck_soon()
+    registry.recheck_all()
+    assert exchange.codes == [POLICY_VIOLATION]
+    assert len(asyncio.all_tasks()) == 1
 
 
 async def test_the_sweeper_runs_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
