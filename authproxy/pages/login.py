@@ -150,6 +150,6 @@ async def _begin(
     )
     if not is_location(location):
         return _BAD_ADDRESS
-    cookie = pending_cookie(parts.sealer, tenant.name, pending)
+    cookie = pending_cookie(parts.sealer, tenant.name, pending, request.cookie)
     surplus = clear_surplus(parts.sealer, tenant.name, request.cookie, cookie)
     return redirect(location, (*surplus, cookie))

@@ -17,7 +17,15 @@ import secrets
 from hmac import compare_digest
 from typing import Final, NamedTuple
 
-from authproxy.identity.cookies import MAX_LOGINS, clear_cookie, login_cookies, login_name, read_cookie, set_cookie
+from authproxy.identity.cookies import (
+    MAX_LOGINS,
+    clear_cookie,
+    login_cookies,
+    login_name,
+    read_cookie,
+    session_names,
+    set_cookie,
+)
 from authproxy.pages.parts import CookieSealer
 from policies.navigation import read_return_to
 from policies.strict_json import NotStrict, read_object
@@ -28,8 +36,11 @@ MAX_AGE_S: Final = 600.0
 """How long a person may take at the provider (AP-R47)."""
 KEPT_S: Final = 3600
 """How long the browser keeps the cookie: of a login that has expired, where it was to return to is still known."""
-MAX_PENDING_BYTES: Final = 10 * 1024
-"""Of their cookies together: a head may have 32 KiB, and a browser that sends more gets no answer but 431."""
+MAX_OURS_BYTES: Final = 7900
+"""
+Of their cookies together, the session's included. Any page may make a browser begin logins, and common servers in front
+take lines of 8 KiB: a browser that sends more gets no answer but 400 from them.
+"""
 MAX_TEXT_CHARS: Final = 3900
 """Of one cookie; with its name and attributes below the 4096 bytes that browsers keep."""
 _MAX_CLEARED: Final = 32
@@ -69,13 +80,17 @@ def new_pending(provider: ProviderSpec, return_to: str, redirect_uri: str, now: 
     )
 
 
-def pending_cookie(sealer: CookieSealer, tenant: str, pending: Pending) -> str:
-    """One ``Set-Cookie`` value; without where to return to when that makes it larger than browsers keep."""
+def pending_cookie(sealer: CookieSealer, tenant: str, pending: Pending, cookie: bytes | None = None) -> str:
+    """
+    One ``Set-Cookie`` value; without where to return to when that makes it larger than browsers keep, or leaves no room
+    beside the session that stands in ``cookie``.
+    """
     name = login_name(pending.state)
     plain = json.dumps(pending._asdict(), separators=(",", ":")).encode()
     text = sealer.seal(tenant, PURPOSE, name, plain)
-    if len(text) > MAX_TEXT_CHARS and pending.return_to != "/":
-        return pending_cookie(sealer, tenant, pending._replace(return_to="/"))
+    is_too_long = len(text) > MAX_TEXT_CHARS or _size(name, text) + _session_bytes(cookie) > MAX_OURS_BYTES
+    if is_too_long and pending.return_to != "/":
+        return pending_cookie(sealer, tenant, pending._replace(return_to="/"), cookie)
     return set_cookie(name, text, KEPT_S)
 
 
@@ -114,14 +129,23 @@ def clear_surplus(sealer: CookieSealer, tenant: str, cookie: bytes | None, new: 
         if pending is None:
             useless.append(name)
         else:
-            kept.append((pending.expires_at, len(name) + len(text) + 3, name))
+            kept.append((pending.expires_at, _size(name, text), name))
     kept.sort()
-    total = len(new) + sum(size for _, size, _ in kept)
-    while kept and (len(kept) >= MAX_LOGINS or total > MAX_PENDING_BYTES):
+    total = len(new.partition(";")[0]) + _session_bytes(cookie) + sum(size for _, size, _ in kept)
+    while kept and (len(kept) >= MAX_LOGINS or total > MAX_OURS_BYTES):
         _, size, name = kept.pop(0)
         total -= size
         useless.append(name)
     return tuple(clear_cookie(name) for name in useless[:_MAX_CLEARED])
+
+
+def _session_bytes(cookie: bytes | None) -> int:
+    return sum(_size(name, read_cookie(cookie, name) or b"") for name in session_names(cookie))
+
+
+def _size(name: str, text: str | bytes) -> int:
+    """In a Cookie field, with ``=`` and ``; ``."""
+    return len(name) + len(text) + 3
 
 
 def _open(sealer: CookieSealer, tenant: str, name: str, text: bytes) -> Pending | None:

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from authproxy.identity.cookies import LOGIN
+from authproxy.identity.cookies import LOGIN, SESSION
 from authproxy.pages.guard import BURST
 from authproxy.pages.parts import Identify
-from authproxy.pages.pending import MAX_PENDING_BYTES
+from authproxy.pages.pending import MAX_OURS_BYTES
 from policies.decision import Deny, Reason
 from policies.errors import KeysUnavailable, ProviderUnavailable, StoreUnavailable
 from tests.fakes.pages import NAVIGATION, PagesWorld, a_login, a_login_provider, state_of
@@ -231,8 +231,23 @@ async def test_pending_logins_never_fill_the_head() -> None:
         await browser.begin(f"/{number}?{'x' * 2000}")
         world.clock.pass_s(1)
     size = sum(len(name) + len(value) + 3 for name, value in browser.cookies().items())
-    assert size <= MAX_PENDING_BYTES
+    assert size <= MAX_OURS_BYTES
     assert len(browser.cookies()) >= 2
+
+
+async def test_a_page_elsewhere_cannot_make_the_cookies_too_large() -> None:
+    """
+    Any page may send the browser to a login, with any address to return to. A server in front that takes lines of 8 KiB
+    would answer 400 for as long as the cookies are kept, so that logins stand back where a session is large.
+    """
+    world = PagesWorld()
+    browser = world.browser()
+    browser.jar.plant(browser.host, {SESSION: "2." + "x" * 3800, f"{SESSION}.1": "x" * 3200})
+    for number in range(4):
+        state = await browser.begin(f"/{number}?{'x' * 2000}", prompt="login")
+        assert LOGIN + state[:8] in browser.cookies()
+        assert len("; ".join(f"{name}={value}" for name, value in browser.cookies().items())) < 8000
+    assert (await browser.come_back(state)).status == 303
 
 
 async def test_no_login_is_larger_than_a_browser_keeps() -> None:
