@@ -39,14 +39,14 @@ class AccountKeys:
         self._secrets = secrets
         self._keys: KeySet | None = None
         self._read_at: float | None = None
+        """When the last reading that has ended began: one that is under way says nothing yet."""
         self._task: asyncio.Task[None] | None = None
 
     def current(self, now: float) -> KeySet | None:
         """The keys; starts to read the files again, behind, when that was long ago."""
         if self._keys is not None and not self._is_fresh(now):
-            is_stale = now - (self._read_at or 0.0) > STALE_S
             self._start(now)
-            return None if is_stale else self._keys
+            return None if now - (self._read_at or 0.0) > STALE_S else self._keys
         return self._keys
 
     def key_now(self, kid: str | None, algorithm: str, now: float) -> Candidates | Missing | Unavailable | None:
@@ -64,7 +64,7 @@ class AccountKeys:
         if found is not None:
             return found
         await asyncio.wait((self._start(now),), timeout=RECHECK_S)
-        keys = self._keys
+        keys = self.current(now)
         return Unavailable(int(RECHECK_S)) if keys is None else keys.choose(kid, algorithm) or MISSING
 
     async def close(self) -> None:
@@ -79,14 +79,14 @@ class AccountKeys:
 
     def _start(self, now: float) -> asyncio.Task[None]:
         if self._task is None:
-            self._read_at = now
             self._task = asyncio.get_running_loop().create_task(self._read())
-            self._task.add_done_callback(self._ended)
+            self._task.add_done_callback(lambda task: self._ended(task, now))
         return self._task
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[None], began: float) -> None:
         if self._task is task:
             self._task = None
+        self._read_at = began
         if not task.cancelled() and task.exception() is not None:
             self._keys = None
             log.error("service account keys: unexpected failure", exc_info=task.exception())

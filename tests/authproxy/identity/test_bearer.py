@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from authproxy.identity import accounts
 from authproxy.identity.bearer import BearerIdentity
 from authproxy.identity.keys import MISSING, Candidates, KeySet, Missing, Unavailable, signing_key
 from authproxy.identity.trust import TrustStore
@@ -394,6 +395,48 @@ async def test_taking_the_key_file_away_revokes_the_account(
     clock.pass_s(11)
     identity.identify_now(tenant, request, clock.now)
     await asyncio.sleep(0.05)
+    refusal = await identity.identify(tenant, request, clock.now)
+    assert isinstance(refusal, Deny)
+    assert refusal.reason is Reason.KEYS_UNAVAILABLE
+
+
+@pytest.mark.parametrize("is_cached", [True, False], ids=["seen before", "new"])
+async def test_a_key_taken_away_while_nobody_called_is_not_used_once_more(
+    identity: BearerIdentity, folder: Path, clock: Clock, is_cached: bool
+) -> None:
+    """After a minute without callers the file is looked at first, by whoever is the first to call again."""
+    key = Key(None)
+    file = folder / "survey-ci.pem"
+    file.write_bytes(key.public_pem())
+    tenant = a_tenant("acme", accounts=(an_account(),))
+    request = a_request(account_token(key, clock))
+    assert isinstance(await identity.identify(tenant, request, clock.now), Principal)
+    file.unlink()
+    clock.pass_s(61)
+    again = request if is_cached else a_request(account_token(key, clock))
+    assert identity.identify_now(tenant, again, clock.now) is None
+    assert identity.known_now(tenant, again, clock.now) is None
+    refusal = await identity.identify(tenant, again, clock.now)
+    assert isinstance(refusal, Deny)
+    assert refusal.reason is Reason.KEYS_UNAVAILABLE
+
+
+async def test_a_folder_that_does_not_answer_lets_no_account_in(
+    identity: BearerIdentity, folder: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys of before are not used in place of those that could not be read in time."""
+    key = Key(None)
+    (folder / "survey-ci.pem").write_bytes(key.public_pem())
+    tenant = a_tenant("acme", accounts=(an_account(),))
+    request = a_request(account_token(key, clock))
+    assert isinstance(await identity.identify(tenant, request, clock.now), Principal)
+
+    async def never(*_: Any) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(asyncio, "to_thread", never)
+    monkeypatch.setattr(accounts, "RECHECK_S", 0.05)
+    clock.pass_s(61)
     refusal = await identity.identify(tenant, request, clock.now)
     assert isinstance(refusal, Deny)
     assert refusal.reason is Reason.KEYS_UNAVAILABLE
