@@ -79,11 +79,20 @@ def renewed(session: Session, tokens: Tokens, provider: ProviderSpec, tenant: Te
 
 def is_over(session: Session, spec: SessionsSpec, now: float) -> bool:
     """Idle too long, older than may be, or from a time that has not come."""
-    return (
-        now >= session.created_at + spec.absolute_s
-        or now >= session.seen_at + spec.idle_s
-        or max(session.created_at, session.seen_at) > now + SKEW_S
-    )
+    return now >= session.created_at + spec.absolute_s or now >= session.seen_at + spec.idle_s or is_early(session, now)
+
+
+def is_early(session: Session, now: float) -> bool:
+    """It is from a time that has not come: this clock is behind, or that of the replica that wrote it is ahead."""
+    return max(session.created_at, session.seen_at) > now + SKEW_S
+
+
+def by_policy(session: Session, provider: ProviderSpec) -> Session:
+    """Stale as soon as the policy of now says so, which may be sooner than it was when the claims were fetched."""
+    if session.refresh_token is None:
+        return session
+    until = session.fetched_at + provider.groups.max_age_s
+    return session if session.fresh_until <= until else replace(session, fresh_until=until)
 
 
 def expires_at(session: Session, spec: SessionsSpec) -> float:

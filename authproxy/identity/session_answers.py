@@ -44,15 +44,17 @@ class Answers:
         self.count(tenant, "unreadable")
         return self.nobody(tenant)
 
-    def over(self, tenant: str, request: AccessRequest, outcome: Literal["expired", "revoked"]) -> Principal:
+    def over(
+        self, tenant: str, request: AccessRequest, outcome: Literal["expired", "revoked"], *, keeps_cookie: bool = False
+    ) -> Principal:
         """
-        Who brought a session that is over. The browser is told to forget one that has expired.
+        Who brought a session that is over. The browser is told to forget one that has expired, unless ``keeps_cookie``.
 
         Not one that was revoked: whoever did that has told the browser already, maybe together with a new session that
         an answer to a request of before, arriving late, would clear.
         """
         self.count(tenant, outcome)
-        names = cookies.session_names(request.cookie) if outcome == "expired" else ()
+        names = cookies.session_names(request.cookie) if outcome == "expired" and not keeps_cookie else ()
         slot = (tenant, *names)
         nobody = self._over.get(slot)
         if nobody is None:

@@ -70,6 +70,8 @@ class _Over(NamedTuple):
     """The session is over, and how that is counted."""
 
     outcome: Literal["expired", "revoked"]
+    is_for_now: bool = False
+    """By this replica's clock: the browser is to keep it for those whose clocks are right."""
 
 
 class Sessions:
@@ -213,7 +215,8 @@ class Sessions:
         session = await self._shown_session(tenant, request)
         if session is None or lifetime.is_over(session, tenant.sessions, now) or is_revoked(self._revocations, session):
             return None
-        return self._newest(session, now)
+        newest = self._newest(session, now)
+        return None if is_revoked(self._revocations, newest) else newest
 
     async def end(
         self, tenant: TenantTable, session: Session | None, request: AccessRequest, now: float
@@ -289,8 +292,10 @@ class Sessions:
             return _Over("revoked")
         provider = next((p for p in tenant.providers if p.name == session.provider), None)
         if lifetime.is_over(session, spec, now) or provider is None or provider.issuer != session.issuer:
-            return _Over("expired")
-        session = self._newest(session, now)
+            return _Over("expired", lifetime.is_early(session, now))
+        session = lifetime.by_policy(self._newest(session, now), provider)
+        if session.sid != shown.session.sid and is_revoked(self._revocations, session):
+            return _Over("revoked")
         if now >= session.fresh_until:
             return _Over("expired") if session.refresh_token is None else _Stale(provider, session)
         holder = lifetime.holder(session, provider, spec)
@@ -313,7 +318,7 @@ class Sessions:
             return None
         if isinstance(judged, _Over):
             self._opened.forget(shown.slot)
-            return self._answers.over(tenant.name, request, judged.outcome)
+            return self._answers.over(tenant.name, request, judged.outcome, keeps_cookie=judged.is_for_now)
         return judged
 
     def _keep(

@@ -83,6 +83,7 @@ class SetRevocations:
         self.is_down = False
         self.sessions: dict[tuple[str, str], float] = {}
         self.subjects: dict[tuple[str, str, str], float] = {}
+        self.sids: set[str] = set()
 
     def is_revoked(
         self,
@@ -96,7 +97,7 @@ class SetRevocations:
     ) -> bool:
         self.looks += 1
         at = self.subjects.get((tenant, issuer or "", sub or ""), -1.0)
-        return (tenant, session_id or "") in self.sessions or established_at <= at
+        return (tenant, session_id or "") in self.sessions or sid in self.sids or established_at <= at
 
     async def revoke_session(self, tenant: str, session_id: str, until: float) -> None:
         self.sessions[tenant, session_id] = until

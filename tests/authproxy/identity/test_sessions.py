@@ -129,6 +129,39 @@ async def test_a_key_that_was_taken_away_ends_what_it_sealed(jar: Jar) -> None:
 # -- time --------------------------------------------------------------------------------------------------------------
 
 
+async def test_a_shorter_max_age_holds_for_sessions_that_are_there(world: World, jar: Jar) -> None:
+    """What the policy of now takes for too old is fetched again, though it was good for an hour when it was fetched."""
+    long = tenant_with(provider=a_provider(ISSUER, groups=GroupsSpec(max_age_s=HOUR_S)))
+    short = tenant_with(provider=a_provider(ISSUER, groups=GroupsSpec(max_age_s=60.0)))
+    await world.log_in(jar, long)
+    named(now_answer(world, jar, long))
+    world.clock.pass_s(59.0)
+    assert named(now_answer(world, jar, short)).expires_at == world.now + 1.0
+    world.clock.pass_s(1.0)
+    assert now_answer(world, jar, short) is None
+    assert named(now_answer(world, jar, long)).sub == "ana"
+
+
+@pytest.mark.parametrize("ahead_s", [lifetime.SKEW_S + 1.0, HOUR_S])
+async def test_a_replica_whose_clock_is_behind_takes_no_cookie_away(world: World, jar: Jar, ahead_s: float) -> None:
+    """There the session is over for now; the browser keeps it for the replicas whose clocks are right."""
+    await world.log_in(jar)
+    world.clock.pass_s(-ahead_s)
+    assert is_over(await answer(world, jar))
+    world.clock.pass_s(ahead_s)
+    assert named(await answer(world, jar)).sub == "ana"
+
+
+async def test_a_renewed_version_ends_with_its_own_login_at_the_provider(world: World, jar: Jar) -> None:
+    """The cookie tells of none, or of another: the provider named it only at the refresh."""
+    session = await world.log_in(jar, sid=None)
+    world.refresher.known[session.id] = replace(session, version=2, sid="s9")
+    assert named(now_answer(world, jar)).sid == "s9"
+    world.revocations.sids.add("s9")
+    world.sessions.revoke_all()
+    assert is_over(now_answer(world, jar))
+
+
 async def test_a_session_that_is_used_goes_on_until_its_absolute_end(world: World, jar: Jar) -> None:
     """Written anew each tenth of ``idle``, no more often, and never beyond ``absolute``."""
     session = await world.log_in(jar, refresh_token=None, expires_at=world.now + 100 * HOUR_S)
