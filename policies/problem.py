@@ -106,6 +106,7 @@ dl { display: grid; grid-template-columns: auto 1fr; gap: .375rem 1rem; margin: 
 ul { list-style: none; margin: 0; padding: 0; display: grid; gap: .75rem }
 dd ul { display: flex; flex-wrap: wrap; gap: .375rem }
 dd li { padding: 0 .5rem; border: 1px solid var(--line); border-radius: .5rem }
+@media (max-width: 22rem) { dl { grid-template-columns: 1fr; gap: 0 } dd { margin: 0 0 .5rem } }
 form { margin: 1.5rem 0 0 }
 .button { display: block; width: 100%; min-height: 2.75rem; padding: .625rem 1rem; border: 0; border-radius: .5rem;
   background: var(--accent); color: var(--on-accent); font: inherit; font-weight: 600; line-height: 1.5;
@@ -119,10 +120,12 @@ a { color: var(--accent) } :focus-visible { outline: .1875rem solid var(--accent
 STYLE_SOURCE: Final = f"'sha256-{b64encode(sha256(STYLE.encode()).digest()).decode()}'"
 """What a Content-Security-Policy lets in by: this style and no other."""
 _PAGE_POLICY: Final = (
-    f"default-src 'none'; style-src {STYLE_SOURCE}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    f"default-src 'none'; style-src {STYLE_SOURCE}; img-src data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
 )
 _PAGE: Final = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="robots" content="noindex"><link rel="icon" href="data:,">
 <title>{title}</title><style>{style}</style></head><body><main>
 <h1>{title}</h1><p>{detail}</p>
 <dl><dt>Status</dt><dd>{status}</dd><dt>Reason</dt><dd>{reason}</dd><dt>Request</dt><dd>{request_id}</dd></dl>
@@ -178,7 +181,7 @@ def problem(refusal: Challenge | Deny, request_id: str, *, accepts_html: bool = 
         style=STYLE,
         status=status,
         title=escape(title),
-        detail=escape(detail),
+        detail=escape(as_sentence(detail)),
         reason=escape(reason.value),
         request_id=escape(request_id),
     )
@@ -199,6 +202,13 @@ def login_redirect(refusal: Challenge | Deny, location: str, request_id: str) ->
         ("X-Request-Id", _field_value(request_id)),
     )
     return Problem(_FOUND, fields, b"", refusal.reason)
+
+
+def as_sentence(detail: str) -> str:
+    """A refusal's ``detail`` as it stands on a page: with a full stop, and a capital unless it begins with a name."""
+    if detail.partition(" ")[0].isalpha():
+        detail = detail[0].upper() + detail[1:]
+    return detail if not detail or detail.endswith((".", "!", "?")) else f"{detail}."
 
 
 def field_block(fields: Iterable[tuple[str, str]]) -> bytes:

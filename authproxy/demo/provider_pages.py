@@ -25,7 +25,7 @@ _FORM_STYLE: Final = """
 li label { display: flex; gap: .625rem; align-items: baseline; padding: .25rem 0 }
 .word { display: block; margin: 1.25rem 0 }
 .word input { display: block; width: 100%; margin-top: .25rem; padding: .625rem .75rem; font: inherit; color: inherit;
-  background: var(--paper); border: 1px solid var(--line); border-radius: .5rem }
+  background: var(--paper); border: 1px solid var(--soft); border-radius: .5rem }
 """
 _STYLE_SOURCES: Final = f"{STYLE_SOURCE} 'sha256-{b64encode(sha256(_FORM_STYLE.encode()).digest()).decode()}'"
 _BASE: Final = """<!doctype html>

@@ -13,7 +13,7 @@ from typing import Any, Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from policies.problem import STYLE, STYLE_SOURCE
+from policies.problem import STYLE, STYLE_SOURCE, as_sentence
 
 __all__ = ["STYLE_SOURCE", "TEMPLATES", "render"]
 
@@ -28,6 +28,7 @@ _environment: Final = Environment(
     auto_reload=False,
 )
 _environment.globals["style"] = Markup(STYLE)  # noqa: S704 (a constant of ours, and the CSP admits no other bytes)
+_environment.filters["sentence"] = as_sentence
 _templates: Final = {name: _environment.get_template(name) for name in TEMPLATES}
 """Compiled at import: no request waits for a file, and a template that is broken or not packaged shows at once."""
 

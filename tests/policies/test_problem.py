@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.decision import Challenge, Deny, LimitState, Problem, Reason, RuleRef
-from policies.problem import STATUS, field_block, problem
+from policies.problem import STATUS, as_sentence, field_block, problem
 from policies.ratelimit import ratelimit_fields
 
 REQUEST_ID = "0123456789abcdef0123456789abcdef"
@@ -125,10 +125,25 @@ class TestDocument:
         assert fields["X-Portero-Reason"] == "no-rule-allows"
         assert "default-src 'none'" in fields["Content-Security-Policy"]
         assert "script-src" not in fields["Content-Security-Policy"]
-        for text in (b"you may not", b"no-rule-allows", REQUEST_ID.encode(), b"prefers-color-scheme: dark", b"403"):
+        for text in (b"<p>You may not.</p>", b"no-rule-allows", REQUEST_ID.encode(), b"prefers-color-scheme: dark", b"403"):
             assert text in document.body
         for loaded in (b"http://", b"https://", b"src=", b"href=", b"@import", b"<script"):
-            assert loaded not in document.body
+            assert loaded not in document.body.replace(b'<link rel="icon" href="data:,">', b"")
+
+    @pytest.mark.parametrize(
+        ("detail", "read"),
+        [
+            ("a rule forbids this", "A rule forbids this."),
+            ("return_to is not a path of this host", "return_to is not a path of this host."),
+            ("No rule allows this.", "No rule allows this."),
+            ("ñandú", "Ñandú."),
+            ("", ""),
+        ],
+        ids=["words", "a name", "a sentence", "not ascii", "nothing"],
+    )
+    def test_a_page_speaks_in_sentences(self, detail: str, read: str) -> None:
+        """Names keep their spelling."""
+        assert as_sentence(detail) == read
 
 
 _NUMBERS = [st.integers(-5, 10**20)] * 4
