@@ -31,6 +31,7 @@ class RefreshAhead:
     def __init__(self) -> None:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._next_at: OrderedDict[str, float] = OrderedDict()
+        self._is_closed = False
         self.failed = 0
         """Refreshes that came to nothing; the requests that must have one will see why."""
 
@@ -49,7 +50,7 @@ class RefreshAhead:
         next_at = self._next_at.get(session_id, 0.0)
         if now < next_at <= now + RETRY_S:  # later: the clock went back
             return next_at
-        if session_id not in self._running and len(self._running) < MAX_BEHIND:
+        if session_id not in self._running and len(self._running) < MAX_BEHIND and not self._is_closed:
             self._start(session_id, now, refresh, done)
         return now + RETRY_S
 
@@ -87,7 +88,8 @@ class RefreshAhead:
             _log.exception("refreshing a session ahead of time failed")
 
     async def close(self) -> None:
-        """Stop what runs."""
+        """Stop what runs, and begin no more. Idempotent."""
+        self._is_closed = True
         running = list(self._running.values())
         for task in running:
             task.cancel()

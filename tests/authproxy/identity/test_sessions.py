@@ -126,6 +126,17 @@ async def test_a_key_that_was_taken_away_ends_what_it_sealed(jar: Jar) -> None:
     assert is_nobody(await answer(world, jar))
 
 
+async def test_after_the_end_nothing_is_fetched_behind_requests(world: World, jar: Jar) -> None:
+    """Whoever looks at a session as the process ends begins nothing that nobody would stop."""
+    await world.log_in(jar)
+    await world.sessions.close()
+    world.clock.pass_s(0.9 * 900)
+    assert named(now_answer(world, jar)).sub == "ana"
+    await asyncio.sleep(0)
+    assert world.refresher.asked == 0
+    assert len(asyncio.all_tasks()) == 1
+
+
 # -- time --------------------------------------------------------------------------------------------------------------
 
 
