@@ -6,7 +6,7 @@ audience are judged before the tenant claim, so that a token that is not meant f
 time before identity. It refuses to know keys, signatures and where the claims came from.
 
 Source: RFC 7519 section 4.1, RFC 7800 section 3, RFC 9068 section 4, OpenID Connect Core sections 5.1, 5.6.2 and 5.7;
-rules AP-R4, R24, R25 and T3 to T5.
+rules AP-R4, R15, R24, R25 and T3 to T5.
 
 Longer than other modules: what one token is worth is read from top to bottom.
 """
@@ -37,6 +37,13 @@ MAX_AUDIENCES: Final = 100
 MAX_NAME_CHARS: Final = 128
 """Of the name shown to its bearer."""
 
+KINDS: Final[dict[str, frozenset[str]]] = {
+    "token_use": frozenset(("access", "access_token")),
+    "typ": frozenset(("jwt", "at+jwt", "application/at+jwt", "bearer", "dpop", "access_token")),
+}
+"""Claims by which providers tell their tokens apart, and what an access token may be called there, lower case: Ory and
+Amazon; Keycloak."""
+
 _INVALID: Final = "invalid_token"
 _CONFIRMED_BY: Final[dict[str, str]] = {"jkt": "jkt", "x5t#S256": "x5t"}
 """Member of ``cnf`` -> of ``Confirmation``. Others (``jwk``, ``kid``, ``jku`` ...) are constraints we cannot check."""
@@ -49,6 +56,7 @@ def _refuse(detail: str) -> Challenge:
 
 
 _OTHER_ISSUER: Final = _refuse("the token is of another issuer")
+OTHER_KIND: Final = _refuse("the token is of another type than an access token")
 _NO_EXPIRY: Final = _refuse("the token has no usable expiry time")
 _EXPIRED: Final = _refuse("the token has expired")
 _TOO_LONG_LIVED: Final = _refuse("the token is valid for longer than allowed here")
@@ -95,6 +103,8 @@ def judge_claims(
             assert_never(provider)
     if claims.get("iss") != issuer:
         return _OTHER_ISSUER
+    if isinstance(provider, ProviderSpec) and is_of_other_kind(claims, KINDS):
+        return OTHER_KIND
     refusal = _judge_times(claims, longest_s, now)
     if refusal is None and ("aud" in claims or not may_lack_audience):
         refusal = _judge_audience(claims.get("aud"), provider.audiences)
@@ -132,6 +142,19 @@ def bound(
         return _OTHER_BOND
     caller.confirmation = Confirmation(**{_CONFIRMED_BY[name]: value for name, value in members.items()})
     return caller
+
+
+def is_of_other_kind(claims: Mapping[str, Any], kinds: Mapping[str, frozenset[str]]) -> bool:
+    """
+    Whether a provider says of its token that it is none for us: a header's ``typ`` is often the same for all of them,
+    and where the audience is the client's own an ID token would pass (AP-R15). ``events`` make it one that tells of
+    something, such as a logout token (RFC 8417 section 2.2).
+    """
+    for name, names in kinds.items():
+        kind = claims.get(name)
+        if kind is not None and not (isinstance(kind, str) and kind.lower() in names):
+            return True
+    return "events" in claims
 
 
 def not_before(claims: dict[str, Any], provider: ProviderSpec | ServiceAccountSpec) -> float:
@@ -388,12 +411,15 @@ def _at(claims: Mapping[str, Any], path: str) -> Any:
 
 
 __all__ = [
+    "KINDS",
     "LEEWAY_S",
     "MAX_ACCOUNT_LIFETIME_S",
+    "OTHER_KIND",
     "account_issuer",
     "bound",
     "groups_of",
     "has_overage",
+    "is_of_other_kind",
     "judge_claims",
     "may_heal",
     "not_before",

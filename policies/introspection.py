@@ -15,18 +15,14 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any, Final
 
+from policies.claims import KINDS, OTHER_KIND, is_of_other_kind
 from policies.decision import Challenge
 from policies.tables import ProviderSpec
 from policies.tokens import refuse
 
-_KINDS: Final = {
-    "token_type": frozenset(("bearer", "dpop", "access_token")),
-    "token_use": frozenset(("access", "access_token")),
-    "typ": frozenset(("jwt", "at+jwt", "application/at+jwt", "bearer", "dpop", "access_token")),
-}
-"""What an access token may be called, lower case: RFC 7662; Ory and Amazon; Keycloak."""
+_KINDS: Final = {"token_type": frozenset(("bearer", "dpop", "access_token")), **KINDS}
+"""What an access token may be called, lower case: RFC 7662, and as in a signed token."""
 _INACTIVE: Final = refuse("the token is not active, its provider says")
-_OTHER_KIND: Final = refuse("the token is of another type than an access token")
 _NO_BOND: Final = refuse("the token is a DPoP token and its provider does not say of which key")
 
 
@@ -44,10 +40,8 @@ def claims_of(answer: Mapping[str, Any], provider: ProviderSpec, now: float) -> 
     """
     if answer.get("active") is not True:
         return _INACTIVE
-    for member, kinds in _KINDS.items():
-        kind = answer.get(member)
-        if kind is not None and not (isinstance(kind, str) and kind.lower() in kinds):
-            return _OTHER_KIND
+    if is_of_other_kind(answer, _KINDS):
+        return OTHER_KIND
     kind, bond = answer.get("token_type"), answer.get("cnf")
     if isinstance(kind, str) and kind.lower() == "dpop" and not (isinstance(bond, Mapping) and "jkt" in bond):
         return _NO_BOND
