@@ -148,7 +148,7 @@ def _identity_lines(principal: Principal) -> bytes:
     subject = quote(principal.subject, _SUBJECT_SAFE, errors="surrogatepass")
     lines = f"X-Portero-Subject: {subject}\r\n"
     groups = ",".join([quote(group, _GROUP_SAFE, errors="surrogatepass") for group in sorted(principal.groups)])
-    if len(groups) > MAX_GROUPS_BYTES:
+    if principal.has_unknown_groups or len(groups) > MAX_GROUPS_BYTES:
         lines += "X-Portero-Groups-Truncated: 1\r\n"
     elif groups:
         lines += f"X-Portero-Groups: {groups}\r\n"

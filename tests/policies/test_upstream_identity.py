@@ -79,6 +79,12 @@ class TestInject:
             "X-Portero-Groups-Truncated": "1",
         }
 
+    def test_groups_that_cannot_be_had_are_marked_too(self) -> None:
+        """A function must not take them for none; the assertion says it as well."""
+        unknown = Principal("p", "s", has_unknown_groups=True)
+        assert lines(inject_block(place_of(), unknown))["X-Portero-Groups-Truncated"] == "1"
+        assert "X-Portero-Groups-Truncated" not in lines(inject_block(place_of(), Principal("p", "s")))
+
     @given(st.text(min_size=1, max_size=20), st.frozensets(st.text(min_size=1, max_size=8), max_size=4))
     def test_any_claim_is_one_line_that_can_be_read_back(self, sub: str, groups: frozenset[str]) -> None:
         """CR, LF, commas and other alphabets are escaped; nothing is lost and nothing is mixed up."""
