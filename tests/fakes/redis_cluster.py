@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.fakes.redis_server import RedisServer
+from tests.fakes.redis_server import RedisServer, free_port
 
 
 class RedisClusterNode(RedisServer):
@@ -16,14 +16,24 @@ class RedisClusterNode(RedisServer):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        wrapper = folder / "redis-server"
-        bus = f"--cluster-enabled yes --cluster-port {self.port + 1 if self.port < 65_000 else self.port - 1}"
-        wrapper.write_text(f'#!/bin/sh\nexec {self._binary} "$@" {bus}\n')
-        wrapper.chmod(0o700)
-        self._binary = str(wrapper)
+        self._real = self._binary
+        self._binary = str(folder / "redis-server")
 
     def start(self) -> None:
-        super().start()
+        """Returns when it serves every slot. It needs two ports, and others may take them first: tried anew then."""
+        for attempt in range(10):
+            wrapper = Path(self._binary)
+            bus = f"--cluster-enabled yes --cluster-port {free_port()}"
+            wrapper.write_text(f'#!/bin/sh\nexec {self._real} "$@" {bus}\n')
+            wrapper.chmod(0o700)
+            try:
+                super().start()
+            except RuntimeError:
+                if attempt == 9:
+                    raise
+                self.port = free_port()
+            else:
+                break
         self.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
         deadline = time.monotonic() + 10
         while b"cluster_state:ok" not in self.command("CLUSTER", "INFO"):
