@@ -9,7 +9,9 @@ A refresh token that rotates may be shown once; shown twice, a provider that det
   it a moment (``SETTLE_S``) to bring one: a Redis that paused ends the lease of a holder that is alive.
 - A result is written by version: a holder that lost its lease meanwhile overwrites nothing newer. When it cannot be
   written it is kept, and written as soon as the store answers.
-- ``invalid_grant`` means nothing before the shared result was read once more: another may have been quicker.
+- ``invalid_grant`` means nothing before the shared result was read once more: another may have been quicker. Who took
+  over from a holder that left word waits longer for that one's result (``SETTLE_REFUSED`` times as long): the no may be
+  about a token that was shown twice, and to believe it logs a person out whose new token is on its way.
 
 When the store cannot be asked, sealed-cookie sessions go on without a lease (design section 16), once per process.
 What can go wrong then: two replicas that get requests of the same session at the same time both show its refresh token,
@@ -43,6 +45,7 @@ from policies.tables import ProviderSpec, TenantTable
 LEASE_S: Final = 3.0
 """A holder that is dead keeps the others waiting for so long."""
 SETTLE_S: Final = 1.0
+SETTLE_REFUSED: Final = 5
 WORD_S: Final = 120.0
 """How long word of a refresh that was begun is kept: longer than any provider is waited for."""
 POLL_S: Final = (0.05, 0.1)
@@ -222,7 +225,8 @@ class RefreshOnce:
         try:
             if (ended := await self._look(asked)) is not None:
                 return ended
-            if await self._store.get(_word(asked)) is not None and (ended := await self._settle(asked)) is not None:
+            takes_over = await self._store.get(_word(asked)) is not None
+            if takes_over and (ended := await self._settle(asked)) is not None:
                 return ended
             await self._store.put(_word(asked), holder.name.encode(), WORD_S)
             looked_at = self._monotonic()
@@ -231,7 +235,7 @@ class RefreshOnce:
             if self._monotonic() - looked_at > LEASE_S / 2:
                 return None  # this process was stopped: the lease may be another's by now
             holder.is_asking = True
-            ended = await self._ask(asked)
+            ended = await self._ask(asked, takes_over=takes_over)
             if (asked.tenant.name, asked.session.id) not in self._unwritten:
                 with contextlib.suppress(StoreUnavailable):
                     await self._store.delete(_word(asked))
@@ -259,9 +263,9 @@ class RefreshOnce:
         with contextlib.suppress(StoreUnavailable):
             await self._store.release(_lease(asked), holder.name)
 
-    async def _settle(self, asked: Asked) -> Ended | None:
-        """The result of a holder that had begun, if it brings one within a moment. Raises: StoreUnavailable."""
-        until = self._monotonic() + SETTLE_S
+    async def _settle(self, asked: Asked, moments: int = 1) -> Ended | None:
+        """The result of a holder that had begun, if it brings one within so many moments. Raises: StoreUnavailable."""
+        until = self._monotonic() + moments * SETTLE_S
         while self._monotonic() < until:
             await asyncio.sleep(POLL_S[0])
             if (ended := await self._look(asked)) is not None:
@@ -270,14 +274,14 @@ class RefreshOnce:
 
     # -- the provider ------------------------------------------------------------------------------------------------
 
-    async def _ask(self, asked: Asked) -> Ended:
+    async def _ask(self, asked: Asked, *, takes_over: bool = False) -> Ended:
         """Ask the provider and share what it says. Never raises: the token has been shown, nothing may start over."""
         try:
             async with asyncio.timeout(PROVIDER_S):
                 tokens = await self._client.refresh(asked.tenant, asked.provider, asked.session, self._clock())
             newer = renewed(asked.session, tokens, asked.provider, asked.tenant, self._clock())
         except (GrantInvalid, SessionOver):
-            return await self._refused(asked)
+            return await self._refused(asked, takes_over=takes_over)
         except TimeoutError:
             return Ended(ProviderUnavailable("the provider did not answer in time"), "provider_unavailable")
         except StoreUnavailable as error:
@@ -289,10 +293,12 @@ class RefreshOnce:
             return Ended(ProviderUnavailable("the refresh failed"), "provider_unavailable")
         return await self._share(asked, newer)
 
-    async def _refused(self, asked: Asked) -> Ended:
+    async def _refused(self, asked: Asked, *, takes_over: bool) -> Ended:
         """The provider's no: the session is over, unless another has renewed it. Where that is not known: neither."""
         try:
             if (ended := await self._look(asked)) is not None:
+                return ended
+            if takes_over and (ended := await self._settle(asked, SETTLE_REFUSED)) is not None:
                 return ended
         except StoreUnavailable as error:
             return Ended(error, "store_unavailable")

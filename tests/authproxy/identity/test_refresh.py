@@ -376,6 +376,37 @@ async def test_invalid_grant_is_not_believed_before_a_second_look(world: World) 
     assert world.outcomes == {"shared": 1}
 
 
+async def test_a_no_to_who_took_over_waits_for_the_one_before(world: World) -> None:
+    """The lease of a holder ended while its answer was under way: the no is about its token, not about the login."""
+    holder, session = world.replica(), stale_session()
+    is_under_way = asyncio.Event()
+
+    async def slow() -> None:
+        if not is_under_way.is_set():
+            is_under_way.set()
+            await world.store.release(key("acme", "refreshing", session.id), await lease_holder(world, session))
+            await asyncio.sleep(2 * refresh_once.SETTLE_S)
+
+    async def no_longer() -> None:
+        if is_under_way.is_set():
+            raise GrantInvalid  # of a provider that ends no login for a token that was shown twice
+
+    world.client.before, world.client.after = no_longer, slow
+    first = asyncio.create_task(refreshed(holder, session))
+    await is_under_way.wait()
+    taken_over = await refreshed(world.replica(), session)
+    assert (await first).refresh_token == taken_over.refresh_token == "s1.2"
+    assert world.client.calls == 2
+    assert world.outcomes == {"refreshed": 1, "shared": 1}
+
+
+async def lease_holder(world: World, session: Session) -> str:
+    """Who left word that it was about to ask."""
+    word = await world.store.get(key("acme", "refresh-begun", session.id, str(session.version)))
+    assert word is not None
+    return word.decode()
+
+
 async def test_invalid_grant_without_a_store_to_ask_is_neither(world: World) -> None:
     """Whether another was quicker cannot be known: 503, not a logout; and it is asked again later."""
     one, session = world.replica(), stale_session()
