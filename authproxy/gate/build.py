@@ -16,7 +16,8 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from authproxy.activator import Activator
 from authproxy.audit import Audit, get_logger
 from authproxy.backends import Backends
-from authproxy.gate.build_identity import IdentityParts, build_identity, unusable_secrets
+from authproxy.gate.build_checks import Doubts, unshared_sessions, unusable_secrets
+from authproxy.gate.build_identity import IdentityParts, build_identity
 from authproxy.gate.gate import Gate
 from authproxy.gate.identify import Identifier
 from authproxy.gate.live import LiveRegistry
@@ -83,8 +84,14 @@ async def build_parts(settings: Settings, edge: str = "proxy") -> Parts:
     secrets = Secrets(settings.secrets)
     backends = Backends(lambda name: secrets.read(PLATFORM, name))
 
-    def unreadable(candidate: PolicySet) -> list[str]:
-        return unusable_accounts(candidate, secrets) + unusable_secrets(candidate, secrets)
+    redis_url = _redis_url(settings)
+
+    def unusable(candidate: PolicySet) -> list[str]:
+        return [
+            *unusable_accounts(candidate, secrets),
+            *unusable_secrets(candidate, secrets),
+            *unshared_sessions(candidate, has_redis=redis_url is not None),
+        ]
 
     def unreachable(candidate: PolicySet) -> list[str]:
         """What keeps a policy set's backends from being used; they are in place when nothing does."""
@@ -94,18 +101,21 @@ async def build_parts(settings: Settings, edge: str = "proxy") -> Parts:
             return error.mistakes
         return []
 
-    if mistakes := unreadable(policies) + unreachable(policies):
+    if mistakes := unusable(policies) + unreachable(policies):
         raise SettingsError(mistakes)
-    folder.before_swap(unreadable, is_slow=True)
+    folder.before_swap(unusable, is_slow=True)
     folder.before_swap(unreachable)
 
-    redis_url = _redis_url(settings)
     identity = build_identity(settings, secrets, metrics, redis_url)
-    if identity.keys.is_ephemeral and any(one.login for t in policies.tenants.values() for one in t.providers):
-        get_logger("identity").warning(
-            "sessions end with this process, and functions get no signed assertion: there are no keys",
-            remedy="portero keys new DIR, then --keys DIR",
-        )
+    doubts = Doubts(secrets, identity.keys)
+
+    def doubtful(candidate: PolicySet) -> list[str]:
+        """Said in the log; no mistakes."""
+        doubts.say(candidate, time.time())
+        return []
+
+    doubtful(policies)
+    folder.before_swap(doubtful, is_slow=True)
     audit = _open_audit(settings, metrics)
     store = await _open_store(settings, metrics, redis_url)
     await identity.start()

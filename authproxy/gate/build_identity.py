@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from authproxy.identity.api_keys import ApiKeys, unusable_api_keys
+from authproxy.identity.api_keys import ApiKeys
 from authproxy.identity.assertion import Assertions
 from authproxy.identity.bearer import BearerIdentity
 from authproxy.identity.callers import Callers
@@ -23,7 +23,7 @@ from authproxy.identity.own_tokens import OwnTokens
 from authproxy.identity.refresh import Refresher
 from authproxy.identity.revocations import Revocations
 from authproxy.identity.seal import Sealer
-from authproxy.identity.secrets import Secrets, SecretUnavailable
+from authproxy.identity.secrets import Secrets
 from authproxy.identity.sessions import Sessions
 from authproxy.identity.state import StateStore
 from authproxy.identity.state_memory import MemoryState
@@ -31,7 +31,6 @@ from authproxy.identity.state_redis import RedisState
 from authproxy.identity.userinfo import UserInfo
 from authproxy.metrics import Metrics
 from authproxy.settings import Settings
-from policies.tables import PolicySet
 
 
 @dataclass(slots=True)
@@ -121,20 +120,3 @@ def build_identity(
         state=state,
         revocations=revocations,
     )
-
-
-def unusable_secrets(policies: PolicySet, secrets: Secrets) -> list[str]:
-    """One line for each secret of logins, introspection and API keys that cannot be used. Blocking."""
-    mistakes = unusable_api_keys(policies, secrets)
-    for tenant in policies.tenants.values():
-        for provider in tenant.providers:
-            clients = [used.client for used in (provider.login, provider.introspection) if used is not None]
-            for name in dict.fromkeys([client.secret for client in clients if client.secret is not None]):
-                try:
-                    content = secrets.read(tenant.name, name)
-                except SecretUnavailable as error:
-                    mistakes.append(f"{provider.where}: provider {provider.name!r}: {error}")
-                    continue
-                if not content:
-                    mistakes.append(f"{provider.where}: provider {provider.name!r}: secret {name} is empty")
-    return mistakes

@@ -36,6 +36,8 @@ ASSERTION_LIFETIME_S: Final = 60
 MAX_KEYS: Final = 256
 _PREFERRED: Final = ("ES256", "EdDSA", "RS256", "ES384", "ES512")
 """Of the algorithms that fit a key, the first one here: what providers are most likely to take."""
+_NO_KEY: Final = "not an unencrypted private key (PEM) that is fit to sign"
+_NO_TEXT: Final = "not text in UTF-8"
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
@@ -75,10 +77,31 @@ def prove(client: ClientSpec, tenant: str, issuer: str, secrets: Secrets, now: f
             assert_never(client.auth)
 
 
+def flaw_of_secret(client: ClientSpec, content: bytes) -> str | None:
+    """
+    Why this content cannot be the client's secret or key; None when it can. The text never quotes it.
+
+    Source: RFC 6749 appendix A.2 (a client secret is printable ASCII; other text is let pass, line breaks are not).
+    """
+    if not content:
+        return "is empty"
+    if client.auth == "private_key_jwt":
+        return None if _load(content) else _NO_KEY
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError:
+        return _NO_TEXT
+    if not text.isprintable():
+        return "has line breaks or control characters: expected the secret and nothing else"
+    if text != text.strip():
+        return "begins or ends with a blank: expected the secret and nothing else"
+    return None
+
+
 def _assertion(client: ClientSpec, issuer: str, pem: bytes, now: float) -> str:
     loaded = _load(pem)
     if loaded is None:
-        raise ProviderUnavailable(f"secret {client.secret}: not an unencrypted private key (PEM) that is fit to sign")
+        raise ProviderUnavailable(f"secret {client.secret}: {_NO_KEY}")
     key, algorithm = loaded
     claims = {
         "iss": client.client_id,
@@ -109,7 +132,7 @@ def _secret_text(client: ClientSpec, tenant: str, secrets: Secrets) -> str:
     try:
         return _secret(client, tenant, secrets).decode("utf-8")
     except UnicodeDecodeError:
-        raise ProviderUnavailable(f"secret {client.secret}: not text in UTF-8") from None  # the cause holds the secret
+        raise ProviderUnavailable(f"secret {client.secret}: {_NO_TEXT}") from None  # the cause holds the secret
 
 
 def _secret(client: ClientSpec, tenant: str, secrets: Secrets) -> bytes:
