@@ -125,8 +125,12 @@ class Discovery:
 
     def _read(self, document: Mapping[str, Any], provider: ProviderSpec) -> Metadata:
         """Raises: ProviderUnavailable for a document that says what no honest provider says."""
-        if document.get("issuer") != provider.issuer:
-            raise ProviderUnavailable("discovery names another issuer")
+        named = document.get("issuer")
+        if named != provider.issuer:
+            # What strangers say is not repeated, but for what an operator mistypes.
+            is_slip = isinstance(named, str) and named.rstrip("/") == provider.issuer.rstrip("/")
+            expected = f": the policy's issuer must be {named!r}, byte for byte" if is_slip else ""
+            raise ProviderUnavailable(f"discovery names another issuer{expected}")
         endpoints: dict[str, str] = {}
         misplaced: set[str] = set()
         for name in ENDPOINTS:

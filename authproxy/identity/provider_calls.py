@@ -7,6 +7,7 @@ the provider comes back as an answer; what is no answer is ``ProviderUnavailable
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, Protocol
@@ -15,11 +16,24 @@ from authproxy.identity.client_auth import prove
 from authproxy.identity.discovery import Discovery
 from authproxy.identity.http import Document, ProviderHttp
 from authproxy.identity.secrets import Secrets
-from authproxy.identity.token_answer import error_code
+from authproxy.identity.token_answer import INVALID_GRANT, error_code
 from policies.errors import ProviderUnavailable
 from policies.tables import ClientSpec, ProviderSpec, TenantTable
 
 BUSY: Final = 429
+SAY_AGAIN_S: Final = 60.0
+"""Between two lines of the log that say the same of one endpoint."""
+MAX_SAID: Final = 10_000
+REMEDIES: Final = {
+    "invalid_client": "client_id, client_auth and the secret or key must be those that the provider knows",
+    "unauthorized_client": "allow the client this grant or endpoint at the provider",
+    "invalid_redirect_uri": "register https://HOST/.portero/callback at the provider",
+    "invalid_scope": "write scopes that the provider gives this client",
+}
+"""What an operator can do about an error code (RFC 6749 section 5.2)."""
+_NO_CODE: Final = "without a plain error code"
+
+log = logging.getLogger(__name__)
 
 
 class CallCounter(Protocol):
@@ -47,6 +61,7 @@ class ProviderCalls:
         self._secrets = secrets
         self._clock = clock
         self._counter = counter
+        self._said: dict[tuple[str, str, str], tuple[str, float]] = {}
 
     async def post(
         self,
@@ -74,7 +89,11 @@ class ProviderCalls:
             )
             if document.status == BUSY:
                 raise ProviderUnavailable("the provider has no time now (429)")
-        self._count(tenant, provider, endpoint, "ok" if document.status < 400 else "refused")
+        if document.status < 400:
+            self._count(tenant, provider, endpoint, "ok")
+        else:
+            self._count(tenant, provider, endpoint, "refused")
+            self._say_refusal(tenant, provider, endpoint, document)
         return document
 
     async def offers(self, tenant: TenantTable, provider: ProviderSpec, endpoint: str) -> bool:
@@ -103,9 +122,30 @@ class ProviderCalls:
     def _counting(self, tenant: TenantTable, provider: ProviderSpec, endpoint: str) -> Iterator[None]:
         try:
             yield
-        except ProviderUnavailable:
+        except ProviderUnavailable as error:
             self._count(tenant, provider, endpoint, "unavailable")
+            self._say(tenant, provider, endpoint, str(error))
             raise
+
+    def _say_refusal(self, tenant: TenantTable, provider: ProviderSpec, endpoint: str, document: Document) -> None:
+        code = error_code(document)
+        if code != INVALID_GRANT:  # of a code or token that is over: everyday
+            why = f"refused: {document.status} {code or _NO_CODE}"
+            self._say(tenant, provider, endpoint, why, REMEDIES.get(code or ""))
+
+    def _say(
+        self, tenant: TenantTable, provider: ProviderSpec, endpoint: str, why: str, remedy: str | None = None
+    ) -> None:
+        """One line for a failure that is new, or has been going on for another ``SAY_AGAIN_S``."""
+        place, now = (tenant.name, provider.name, endpoint), self._clock()
+        before = self._said.get(place)
+        if before is not None and before[0] == why and 0.0 <= now - before[1] < SAY_AGAIN_S:
+            return
+        if len(self._said) >= MAX_SAID:  # places are the policy's; those of policies that were are let go
+            self._said.clear()
+        self._said[place] = (why, now)
+        facts = {"tenant": tenant.name, "provider": provider.name, "call": endpoint, "why": why}
+        log.warning("provider could not be asked", extra=facts if remedy is None else {**facts, "remedy": remedy})
 
     def _count(self, tenant: TenantTable, provider: ProviderSpec, endpoint: str, outcome: str) -> None:
         if self._counter is not None:
@@ -115,4 +155,4 @@ class ProviderCalls:
 def refused(document: Document, what: str) -> ProviderUnavailable:
     """A refusal that nobody who logs in can do anything about: our client is not set up as the provider wants it."""
     code = error_code(document)
-    return ProviderUnavailable(f"the provider refuses {what}: {document.status} {code or 'without a plain error code'}")
+    return ProviderUnavailable(f"the provider refuses {what}: {document.status} {code or _NO_CODE}")

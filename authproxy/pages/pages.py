@@ -121,7 +121,13 @@ class Pages:
             return Deny(Reason.KEYS_UNAVAILABLE)
         except CannotKnow as error:
             # A secret that cannot be read keeps us from the provider as much as a provider that is down.
-            _log.warning("a page could not ask the provider", page=call.page.name, why=type(error).__name__)
+            _log.warning(
+                "a page could not ask the provider",
+                page=call.page.name,
+                tenant=call.page.tenant.name,
+                why=str(error),
+                request_id=call.case.request_id,
+            )
             return Deny(Reason.PROVIDER_UNAVAILABLE)
         except Exception:  # noqa: BLE001 (whatever broke, nothing is answered but that; its text stays in the log)
             _log.exception("a page failed", page=call.page.name, request_id=call.case.request_id)

@@ -185,3 +185,13 @@ async def test_closing_ends_what_is_under_way(http: ProviderHttp, clock: Clock, 
     await discovery.close()
     with pytest.raises(ProviderUnavailable):
         await waiting
+
+
+async def test_a_mistyped_issuer_is_set_right_by_the_log(discovery: Discovery, provider: LoginProvider) -> None:
+    """A final slash is what operators get wrong; what else a stranger says is not repeated."""
+    provider.metadata = {"issuer": provider.issuer + "/"}
+    with pytest.raises(ProviderUnavailable, match=rf"must be '{provider.issuer}/', byte for byte"):
+        await discovery.of("acme", a_provider(provider.issuer))
+    provider.metadata = {"issuer": "https://canary.example"}
+    with pytest.raises(ProviderUnavailable, match=r"^discovery names another issuer$"):
+        await discovery.of("globex", a_provider(provider.issuer))

@@ -156,6 +156,59 @@ async def test_a_push_that_is_wanted_and_not_possible_starts_no_login(
         await begin(client, a_tenant("acme", a_login(provider, pushes=pushes)))
 
 
+@pytest.mark.parametrize(
+    ("refusal", "why", "remedy"),
+    [
+        ((401, {"error": "invalid_client"}), "refused: 401 invalid_client", "client_auth"),
+        ((400, {"error": "canary <b>"}), "refused: 400 without a plain error code", None),
+        ((500, {}), "127.0.0.1 answered 500", None),
+    ],
+    ids=["wrong-secret", "hostile", "broken"],
+)
+async def test_a_provider_that_fails_is_told_once_a_minute(
+    refusal: tuple[int, Any],
+    why: str,
+    remedy: str | None,
+    client: OidcClient,
+    provider: LoginProvider,
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """With tenant, provider, endpoint and cause, and what to do where that is known; never with what was sent."""
+    tenant = a_tenant("acme", a_login(provider))
+    provider.refusal = refusal
+
+    async def told() -> list[logging.LogRecord]:
+        caplog.clear()
+        with pytest.raises(ProviderUnavailable):
+            await log_in(client, tenant, clock)
+        return [line for line in caplog.records if line.getMessage() == "provider could not be asked"]
+
+    (line,) = await told()
+    facts = vars(line)
+    assert {name: facts[name] for name in ("tenant", "provider", "call", "why")} == {
+        "tenant": "acme",
+        "provider": tenant.providers[0].name,
+        "call": "token_endpoint",
+        "why": why,
+    }
+    assert (remedy or "") in facts.get("remedy", "")
+    assert not any(secret in str(facts) for secret in ("canary", SECRET, CODE, VERIFIER))
+    assert await told() == []
+    clock.now += 61
+    assert len(await told()) == 1
+
+
+async def test_a_code_that_is_over_is_everyday(
+    client: OidcClient, tenant: TenantTable, provider: LoginProvider, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever brings made-up codes does not fill the log."""
+    provider.refusal = (400, {"error": "invalid_grant"})
+    with pytest.raises(LoginRefused):
+        await log_in(client, tenant, clock)
+    assert "provider could not be asked" not in caplog.text
+
+
 async def test_a_code_is_redeemed_with_everything_that_binds_it(
     client: OidcClient, tenant: TenantTable, provider: LoginProvider, clock: Clock, metrics: ClientMetrics
 ) -> None:
