@@ -26,6 +26,7 @@ from policies.tables import ApiKeySpec, ProviderSpec, ServiceAccountSpec
 
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 _INSTANT: Final = re.compile(rf"{_DAY.pattern}T[0-9:]{{8}}(\.[0-9]{{1,6}})?(Z|[+-][0-9]{{2}}:[0-9]{{2}})", re.ASCII)
+_WELL_KNOWN: Final = "/.well-known/"
 RESERVED_PROVIDERS: Final = frozenset({ANONYMOUS_PROVIDER, SERVICE_ACCOUNT_PROVIDER, API_KEY_PROVIDER})
 
 
@@ -61,6 +62,9 @@ def _check_provider(
         findings.mistake(source, text, *path, "name")
     if flaw := flaw_of_issuer(provider.issuer, allow_loopback_http=allow_loopback_http):
         findings.mistake(source, flaw, *path, "issuer")
+    elif _WELL_KNOWN in provider.issuer:
+        text = f"{provider.issuer!r} is where the provider describes itself; expected its issuer, as it stands there"
+        findings.mistake(source, text, *path, "issuer")
     if provider.jwks_uri and (flaw := flaw_of_issuer(provider.jwks_uri, allow_loopback_http=allow_loopback_http)):
         findings.mistake(source, flaw, *path, "jwks_uri")
     for position, domain in enumerate(provider.email_domains):

@@ -226,6 +226,10 @@ IDENTITY_MISTAKES: Final[dict[str, tuple[str, str | list[str]]]] = {
         + "deny: [{id: d, functions: [x], actions: [invoke], when: {groups: [guests]}}]\n",
         "4:67: nobody can be in the group 'guests': no provider has one of that name (groups: {names: …})",
     ),
+    "discovery instead of an issuer": (
+        "identity: [{name: a, issuer: 'https://id.example/.well-known/x', audiences: [x], algorithms: [ES256]}]\n",
+        "3:30: 'https://id.example/.well-known/x' is where the provider describes itself; expected its issuer, as it stands there",
+    ),
     "sessions without login": (
         "sessions: {store: redis}\n",
         "3:1: nobody can have a session: expected login: {…} at one of the providers in identity",
