@@ -84,6 +84,11 @@ class ShownProof(bytes):
     accepted_for: tuple[str, bytes] | None = None
     """Tenant and SHA-256 of the Authorization field; set by ``authproxy.identity.bound`` alone."""
 
+    def __repr__(self) -> str:
+        return "ShownProof(...)"
+
+    __str__ = __repr__
+
 
 class Facts(NamedTuple):
     """What ``read_head`` takes over into the ``AccessRequest``; members as there."""

@@ -102,6 +102,9 @@ class Head(NamedTuple):
     certificate: bytes | None = None
     """SHA-256 of the client's certificate (DER) that the TLS connection was made with; None without one."""
 
+    def __repr__(self) -> str:
+        return f"Head({self.method}, {len(self.fields)} fields, {self.peer})"
+
 
 class AccessRequest(NamedTuple):
     """
@@ -153,6 +156,10 @@ class AccessRequest(NamedTuple):
     """The DPoP proof (RFC 9449), visible ASCII; it may stand once. ``read_head`` makes it a ``ShownProof``."""
     certificate: bytes | None = None
     """SHA-256 of the client's certificate (DER): the connection's, or as a trusted peer says (RFC 9440)."""
+
+    def __repr__(self) -> str:
+        """Without the fields, which hold credentials."""
+        return f"AccessRequest({self.method} {self.host}{self.target.path}, {self.client_ip})"
 
     @property
     def authority(self) -> str:

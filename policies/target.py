@@ -50,6 +50,10 @@ class Target(NamedTuple):
     has_encoded_slash: bool = False
     """A segment holds ``%2F``: refused unless the function says ``encoded_slash: allow``."""
 
+    def __repr__(self) -> str:
+        """Without the query, where callers put secrets that belong elsewhere."""
+        return f"Target({self.path!r})"
+
 
 _TOO_LONG: Final = Deny(
     Reason.HEAD_TOO_LARGE, f"the request target is longer than {MAX_TARGET_BYTES} bytes", part="target"

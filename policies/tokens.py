@@ -57,6 +57,9 @@ class Credential(NamedTuple):
     """How the token is shown; whether it may be shown like that depends on what it is bound to (``identity.bound``)."""
     token: str
 
+    def __repr__(self) -> str:
+        return f"Credential({self.scheme})"
+
 
 class UnverifiedHeader(NamedTuple):
     """What a token says of itself. None of it is proven; it may only choose which key *disproves* it."""
@@ -69,6 +72,9 @@ class UnverifiedHeader(NamedTuple):
     payload: bytes
     """The bytes that ``claims`` were read from; a verifier must find exactly these signed."""
     claims: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"UnverifiedHeader({self.alg})"
 
 
 def refuse(detail: str, error: str | None = "invalid_token") -> Challenge:

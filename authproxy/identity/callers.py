@@ -59,6 +59,9 @@ class _Asked(NamedTuple):
     kind: Kind
     token: str
 
+    def __repr__(self) -> str:
+        return f"_Asked({self.kind})"
+
 
 class Callers:
     """
@@ -164,6 +167,21 @@ class Callers:
             sid=principal.sid,
             established_at=principal.issued_at,
         )
+
+    def awaits_proof(self, tenant: TenantTable, request: AccessRequest, now: float) -> bool:
+        """
+        Whether the token was good a moment ago, and nothing is missing but the proof that this request brings: a
+        guesser has no such token, and so is not who asks.
+        """
+        if not request.dpop or not bound.is_dpop(request):
+            return False
+        known, digest = self._find(tenant, request, now), bound.digest_of(request)
+        principal = (
+            known.principal
+            if known is not None
+            else self._own_tokens.known_now(tenant, digest, now) or self._introspection.known_now(tenant, digest, now)
+        )
+        return principal is not None and self._refuse_at_once(tenant, request, principal) is None
 
     def revoke_all(self) -> None:
         """Every token is verified or asked about anew, whatever was known of it."""

@@ -46,6 +46,9 @@ class Pieces(NamedTuple):
     number: int
     """As the first piece says: 1..8."""
 
+    def __repr__(self) -> str:
+        return f"Pieces(number={self.number})"
+
 
 def has_session(cookie: bytes | None) -> bool:
     """A cheap look: whether something that may be a session of ours is there."""

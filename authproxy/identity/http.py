@@ -44,6 +44,10 @@ class Document(NamedTuple):
     """The field's value; empty when there was none."""
     status: int = 200
 
+    def __repr__(self) -> str:
+        """Without the object: a token endpoint's holds tokens."""
+        return f"Document(status={self.status})"
+
 
 class ProviderHttp:
     """

@@ -46,6 +46,9 @@ class RedisPlace(NamedTuple):
     password: str | None
     database: int
 
+    def __repr__(self) -> str:
+        return f"RedisPlace({self.host}:{self.port})"
+
 
 def read_redis_url(url: str) -> RedisPlace:
     """

@@ -55,6 +55,9 @@ class SessionKeys(NamedTuple):
     accepted: Mapping[bytes, bytes]
     """Key id -> key of all that is opened, the current one among them or not."""
 
+    def __repr__(self) -> str:
+        return f"SessionKeys({self.current[0].hex()} of {len(self.accepted)})"
+
 
 class _Derived(NamedTuple):
     cipher: AESGCM

@@ -163,6 +163,9 @@ class Visit(NamedTuple):
     now: float
     """Unix seconds."""
 
+    def __repr__(self) -> str:
+        return f"Visit({self.call.page.name}, {self.request_id})"
+
     @property
     def tenant(self) -> TenantTable:
         return self.call.page.tenant

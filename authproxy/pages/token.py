@@ -46,6 +46,9 @@ class _Asked(NamedTuple):
     audience: str
     token_type: str
 
+    def __repr__(self) -> str:
+        return f"_Asked(audience={self.audience!r})"
+
 
 async def answer(parts: Parts, visit: Visit) -> Answered:
     """See the module. Refusals that waiting may heal (429, 503) are answered as everywhere."""

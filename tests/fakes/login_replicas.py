@@ -14,11 +14,11 @@ import json
 import secrets
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self, cast
 from urllib.parse import urlencode
 
 from aiohttp import web
@@ -50,6 +50,21 @@ _WEBSOCKET: Final = (
     ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
     ("Sec-WebSocket-Version", "13"),
 )
+
+
+class Vouching(Protocol):
+    """What a provider needs to be put behind Porteros; the demo's has it."""
+
+    client_secret: str
+
+    @property
+    def issuer(self) -> str: ...
+
+    def register(self, origins: Iterable[str], connect_to: tuple[str, int]) -> None: ...
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
 
 
 class LoginProvider(Provider):
@@ -272,6 +287,7 @@ async def running_replicas(
     has_keys: bool = True,
     tenant: Mapping[str, Any] | None = None,
     login: Mapping[str, Any] | None = None,
+    provider: Vouching | None = None,
     **settings: Any,
 ) -> AsyncIterator[LoginReplicas]:
     """
@@ -284,10 +300,11 @@ async def running_replicas(
         has_keys: they have a folder of keys.
         tenant: members of both tenants' files, besides.
         login: members of the provider's entry, besides.
+        provider: instead of the demo's; ``log_in`` is not for it.
         settings: of each Portero.
     """
     with tempfile.TemporaryDirectory(prefix="portero-replicas-") as name:
-        folder, provider = Path(name), LoginProvider()
+        folder, provider = Path(name), provider or LoginProvider()
         await provider.start()
         heads: list[Mapping[str, str]] = []
         async with (
@@ -314,7 +331,7 @@ async def running_replicas(
                 session_key(folder / "keys", "2026-01", time.time() - 10_000)
                 signing_key(folder / "keys", "2026-01", time.time() - 10_000, number=72)
             every = _settings(folder, redis, has_keys=has_keys) | settings
-            world = LoginReplicas(folder, provider, faas, every, key, sockets=heads)
+            world = LoginReplicas(folder, cast(LoginProvider, provider), faas, every, key, sockets=heads)
             ends.push_async_callback(world.stop)
             await world.start(number)
             yield world
@@ -356,7 +373,7 @@ async def _websocket_function(heads: list[Mapping[str, str]]) -> AsyncIterator[i
         await runner.cleanup()
 
 
-def _tenant_file(name: str, provider: Provider, store: str, login: Mapping[str, Any]) -> dict[str, Any]:
+def _tenant_file(name: str, provider: Vouching, store: str, login: Mapping[str, Any]) -> dict[str, Any]:
     entry = {
         "name": "login",
         "issuer": provider.issuer,
