@@ -223,7 +223,9 @@ async def test_what_is_no_key_is_refused_without_a_look_at_the_file(world: World
 
 
 @pytest.mark.parametrize(
-    "authorization", [None, b"", b"Basic " + GOOD.encode(), b"Bearer", b"Bearer  " + GOOD.encode(), b"\xff"]
+    "authorization",
+    [None, b"", b"Basic " + GOOD.encode(), b"Bearer", b"Bearer  " + GOOD.encode(), b"\xff"],
+    ids=["absent", "empty", "basic", "no-token", "two-blanks", "not-ascii"],  # the key is another one each time
 )
 async def test_a_field_that_is_no_bearer_token_is_refused(world: World, authorization: bytes | None) -> None:
     """Whoever asks here by mistake gets a refusal and no exception."""
