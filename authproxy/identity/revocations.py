@@ -3,9 +3,10 @@ Logouts that reach every replica: what was revoked here is over there within sec
 
 Without Redis the marks are this process' own. With Redis they stand there in the order in which they came, each with a
 number; every replica reads what is newer than the last number it has seen: at once when it is told (publish/subscribe),
-and each second anyway, because a message can be lost. After any failure to read, and when Redis is not the one it was
-(emptied, or another after a failover), everything is read anew and what only this replica knows is written back: marks
-that were made while Redis could not be reached are kept here, and told as soon as it is back.
+and each second anyway, because a message can be lost. After any failure to read, when a subscription ends, and when
+Redis is not the one it was (emptied, or another after a failover), everything is read anew and what only this replica
+knows is written back: marks that were made while Redis could not be reached are kept here, and told as soon as it is
+back.
 
 It errs on the side of "revoked": a mark holds here from the moment it is asked for, whether others can be told or not.
 It refuses to know sessions, tokens, and who may log out whom.
@@ -270,11 +271,18 @@ class Revocations:
                     await self._news.wait()
 
     async def _listen(self, link: RedisLink) -> None:
-        """Only to be quicker: whoever misses a message reads within a second."""
+        """
+        To be quicker, whoever misses a message reads within a second; and to notice a failover: a command's connection
+        may be dialled anew without a word, a subscription is not.
+        """
         while not self._is_closed:
+            has_heard = False
             with contextlib.suppress(StoreUnavailable):
                 async for _ in link.listen(CHANNEL):
+                    has_heard = True
                     self._news.set()
+            if has_heard:  # Redis may be another one, which has lost what is known here
+                self._is_whole = False
             await asyncio.sleep(LAST_PAUSE_S)
 
     async def _read(self, link: RedisLink) -> None:

@@ -497,6 +497,23 @@ async def test_a_failover_that_lost_the_newest_marks_is_noticed(replicas: Replic
 
 
 @pytest.mark.redis
+async def test_what_a_failover_lost_behind_newer_marks_is_told_again(replicas: Replicas) -> None:
+    """Numbers went on, and a pool that dials anew by itself hides the change: only the subscription shows it."""
+    one = await replicas.add()
+    server = replicas.server
+    await one.revoke_session("acme", "lost", later())
+    await asyncio.sleep(1.3)  # read back: "lost" is behind what comes now
+    for name in ("marks", "ends"):
+        server.command("ZREMRANGEBYRANK", f"portero:{{revocations}}:{name}", "0", "-1")
+    await one.revoke_session("acme", "after", later())
+    await asyncio.sleep(1.3)
+    assert not tells(await replicas.add(), "lost")()
+    server.command("CLIENT", "KILL", "TYPE", "pubsub")
+    other = await replicas.add()
+    await seconds_until(tells(other, "lost"), 5.0)
+
+
+@pytest.mark.redis
 async def test_a_redis_emptied_before_it_was_ever_read_is_told_again(
     replicas: Replicas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
