@@ -45,6 +45,13 @@ PARTITION_CHARACTERS: Final = 96
 """A longer partition is replaced by its digest, so that a caller cannot choose how much a key weighs."""
 
 
+UNKNOWN_TOKENS: Final = LimitSpec(
+    "portero-unknown-tokens", "identity-failure", None, 10.0, 40, 1, 10, None, None, "local", "built in"
+)
+"""Of tenants that have opaque tokens asked about and no limit of their own on guessing: each guess is a question to
+their provider, and nobody is known yet who asks it."""
+
+
 class Parallel(NamedTuple):
     """One ``concurrent`` limit that applies to a request."""
 
@@ -83,12 +90,18 @@ def concurrency_for(place: Place, principal: Principal, request: AccessRequest) 
 
 
 def failure_check(tenant: TenantTable, client_ip: str) -> Check | None:
-    """What one failed identification costs its address; None when the tenant does not limit guessing."""
+    """
+    What one failed identification costs its address; None when the tenant does not limit guessing, and no guess costs
+    its provider anything.
+    """
     memo = tenant.limit_checks
     key = ("identity-failure", client_ip)
     if key not in memo:
         spec = next((s for s in tenant.limits if s.per == "identity-failure" and s.rate_per_s), None)
-        made = _check(tenant, spec, spec.rate_per_s or 0.0, address_block(client_ip)) if spec is not None else None
+        owner = ""
+        if spec is None and any(provider.introspection is not None for provider in tenant.providers):
+            spec, owner = UNKNOWN_TOKENS, "portero"  # the owner keeps it apart from every limit that a file can name
+        made = None if spec is None else _check(tenant, spec, spec.rate_per_s or 0.0, address_block(client_ip), owner)
         _remember(memo, key, made)
         return made
     found: Check | None = memo[key]

@@ -2,9 +2,9 @@
 Question 2 with its guard: who is calling, unless the address has been guessing.
 
 Beyond the ``identity-failure`` limit an address is answered 429 before any signature is looked at, so that guessing
-costs the guesser and not us. A token that was good a moment ago (it is in the token cache) passes all the same: a
-stranger behind the same address must not lock out those who are known. Only ``credential-invalid`` counts, never a
-missing credential.
+costs the guesser and not us. A token that was good a moment ago (it is in the token cache) passes all the same, one
+that is bound to a key with a good proof: a stranger behind the same address must not lock out those who are known. Only
+``credential-invalid`` counts, never a missing credential.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class Identifier:
         if peeked is None:
             return None
         if peeked.refused is not None:
-            return _too_many(tenant, check, peeked.retry_after_s)
+            is_known = self._source.awaits_proof(tenant, request, now)
+            return None if is_known else _too_many(tenant, check, peeked.retry_after_s)
         answer = self._source.identify_now(tenant, request, now)
         if _counts(answer) and self._store.spend_now(tenant.name, (check,), now) is None:
             return None
@@ -55,7 +56,7 @@ class Identifier:
         check = failure_check(tenant, request.client_ip)
         if check is not None:
             peeked = await self._store.peek(tenant.name, (check,), now)
-            if peeked.refused is not None:
+            if peeked.refused is not None and not self._source.awaits_proof(tenant, request, now):
                 return _too_many(tenant, check, peeked.retry_after_s)
         answer = await self._source.identify(tenant, request, now)
         if check is not None and _counts(answer):

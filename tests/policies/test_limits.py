@@ -13,6 +13,7 @@ from policies.limits import MEMO_ENTRIES, address_block, checks_for, concurrency
 from policies.principal import Principal, anonymous
 from policies.request import AccessRequest, Target
 from policies.tables import Ceilings, LimitSpec, Pattern, TenantTable
+from tests.fakes.callers import an_asked_provider
 from tests.fakes.places import place, tenant
 
 ANA = Principal("login", "ana")
@@ -247,6 +248,18 @@ def test_guessing_is_counted_by_address_alone() -> None:
     assert one == same
     assert one != other
     assert failure_check(tenant(), "192.0.2.1") is None
+
+
+def test_guesses_that_cost_a_provider_are_always_limited() -> None:
+    """Where opaque tokens are asked about, by the tenant's own limit or a built-in one that no file can name."""
+    table = tenant(providers=(an_asked_provider(),))
+    built_in = failure_check(table, "192.0.2.1")
+    assert built_in is not None
+    assert (built_in.quota, built_in.ref.where) == (10, "built in")
+    named = limit(built_in.id, "identity-failure", rate=10.0, burst=40)
+    own = failure_check(tenant(providers=(an_asked_provider(),), limits=(named,)), "192.0.2.1")
+    assert own is not None
+    assert (own.ref.where, own.key == built_in.key) == (named.where, False)
 
 
 def test_the_same_limit_twice_is_one() -> None:
