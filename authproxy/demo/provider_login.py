@@ -45,7 +45,8 @@ _FORM_TYPE: Final = "application/x-www-form-urlencoded"
 class _Pending:
     """An authorization request or a wish to log out that waits for its form, bound to the browser that brought it."""
 
-    browser: str
+    cookie: str
+    """Each form has one of its own: tabs that begin at the same moment do not take each other's."""
     expires_at: float
     request: AuthorizationRequest | None
     destination: str | None
@@ -109,9 +110,10 @@ class LoginPages:
         is_password = hmac.compare_digest(words.get("password", "").encode(), PASSWORD.encode())
         if person is None or not is_password:
             chosen = PEOPLE[0].sub if person is None else person.sub
-            return self._ask_who(request, pending.request, chosen=chosen, problem="That is not the password.")
+            response = self._ask_who(request, pending.request, chosen=chosen, problem="That is not the password.")
+            return _without_form(response, request, words["request"])
         session = self._grants.log_in(person)
-        response = self._with_code(session, pending.request)
+        response = _without_form(self._with_code(session, pending.request), request, words["request"])
         # Not Secure: the demo has no TLS, and not every browser takes such a cookie from loopback.
         response.set_cookie(_cookie("session", request), session.id, httponly=True, samesite="Lax", path="/")
         return response
@@ -120,10 +122,9 @@ class LoginPages:
         self, request: web.Request, asked: AuthorizationRequest, *, chosen: str, problem: str = ""
     ) -> web.Response:
         origin = _origin(asked.redirect_uri)
-        browser, name = self._keep(request, asked, None)
+        name = self._keep(asked, None)
         response = login_page(name, urlsplit(origin).netloc, [origin], chosen=chosen, problem=problem)
-        response.set_cookie(_cookie("browser", request), browser, httponly=True, samesite="Lax", path="/")
-        return response
+        return self._with_form(response, request, name)
 
     def _with_code(self, session: ProviderSession, asked: AuthorizationRequest) -> web.Response:
         return self._answer(asked.redirect_uri, asked.state, {"code": self._grants.give_code(session, asked)})
@@ -155,11 +156,9 @@ class LoginPages:
             return _left(destination)
         if hint is not None and hint.get("sid") == session.sid:
             return await self._leave(request, session, destination)
-        browser, name = self._keep(request, None, destination)
+        name = self._keep(None, destination)
         targets = [] if destination is None else [_origin(destination)]
-        response = logout_page(name, session.person.name, targets)
-        response.set_cookie(_cookie("browser", request), browser, httponly=True, samesite="Lax", path="/")
-        return response
+        return self._with_form(logout_page(name, session.person.name, targets), request, name)
 
     async def _log_out(self, request: web.Request) -> web.StreamResponse:
         try:
@@ -169,9 +168,9 @@ class LoginPages:
         pending, session = self._take(request, words.get("request", "")), self._session(request)
         if pending is None or pending.request is not None:
             return sentence_page("Not logged out", "This was not asked in this browser, or too long ago.", 400)
-        return (
-            _left(pending.destination) if session is None else await self._leave(request, session, pending.destination)
-        )
+        destination = pending.destination
+        response = _left(destination) if session is None else await self._leave(request, session, destination)
+        return _without_form(response, request, words["request"])
 
     async def _leave(self, request: web.Request, session: ProviderSession, destination: str | None) -> web.Response:
         self._grants.end(session)
@@ -185,22 +184,26 @@ class LoginPages:
     def _session(self, request: web.Request) -> ProviderSession | None:
         return self._grants.session(request.cookies.get(_cookie("session", request), ""))
 
-    def _keep(
-        self, request: web.Request, asked: AuthorizationRequest | None, destination: str | None
-    ) -> tuple[str, str]:
-        """Name of the browser (its cookie) and of what waits."""
-        browser = request.cookies.get(_cookie("browser", request)) or secrets.token_urlsafe(24)
+    def _keep(self, asked: AuthorizationRequest | None, destination: str | None) -> str:
+        """The name of what waits."""
         name = secrets.token_urlsafe(24)
-        self._pending[name] = _Pending(browser, time.time() + PENDING_S, asked, destination)
+        self._pending[name] = _Pending(secrets.token_urlsafe(24), time.time() + PENDING_S, asked, destination)
         while len(self._pending) > MAX_KEPT:
             self._pending.popitem(last=False)
-        return browser, name
+        return name
+
+    def _with_form(self, response: web.Response, request: web.Request, name: str) -> web.Response:
+        cookie = self._pending[name].cookie
+        response.set_cookie(
+            _form_cookie(request, name), cookie, max_age=int(PENDING_S), httponly=True, samesite="Lax", path="/"
+        )
+        return response
 
     def _take(self, request: web.Request, name: str) -> _Pending | None:
         """Once, and only by the browser that it was kept for: a page elsewhere cannot log this browser in or out."""
         pending = self._pending.get(name)
-        browser = request.cookies.get(_cookie("browser", request), "")
-        if pending is None or not hmac.compare_digest(pending.browser.encode(), browser.encode()):
+        cookie = request.cookies.get(_form_cookie(request, name), "")
+        if pending is None or not hmac.compare_digest(pending.cookie.encode(), cookie.encode()):
             return None
         del self._pending[name]
         return pending if time.time() < pending.expires_at else None
@@ -271,6 +274,16 @@ def _redirect(location: str) -> web.Response:
 def _origin(url: str) -> str:
     split = urlsplit(url)
     return f"{split.scheme}://{split.netloc}"
+
+
+def _without_form(response: web.Response, request: web.Request, name: str) -> web.Response:
+    """The form was sent: browsers do not collect cookies of old ones."""
+    response.del_cookie(_form_cookie(request, name), path="/")
+    return response
+
+
+def _form_cookie(request: web.Request, name: str) -> str:
+    return _cookie(f"form-{name[:12]}", request)
 
 
 def _cookie(what: str, request: web.Request) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator
 from urllib.parse import parse_qsl, urlsplit
@@ -185,6 +186,14 @@ async def test_the_form_is_good_for_one_browser_and_once(client: RelyingParty) -
     assert (await other.submit(page, ANA, follow=False)).status == 400
     assert (await mine.submit(page, ANA, follow=False)).status == 303
     assert (await mine.submit(page, ANA, follow=False)).status == 400
+
+
+async def test_two_forms_at_once_are_both_good(client: RelyingParty) -> None:
+    """Two tabs of a browser that the provider has not met, as when it opens those of yesterday again."""
+    browser = ScriptedBrowser()
+    begun = [(await client.begin()).url for _ in range(2)]
+    for page in await asyncio.gather(*(browser.go(url) for url in begun)):
+        assert (await browser.submit(page, ANA, follow=False)).status == 303
 
 
 async def test_pages_are_safe_to_show(client: RelyingParty) -> None:
