@@ -1,7 +1,7 @@
 """
 A whole Portero and a provider that others wrote (panva's oidc-provider): people log in, stay in, and are out.
 
-Every browser here is a scripted one; the same in Chromium is ``test_login_in_chromium.py``.
+Every browser here is a scripted one; the same in Chromium is ``test_browser.py``.
 """
 
 from __future__ import annotations
