@@ -8,7 +8,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lock bench clean
+.PHONY: help demo test check format lock bench pictures clean
 
 help: ## Show this list.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,9 @@ bench: $(VENV)/.installed ## The benchmarks, with their targets checked (about t
 	$(BIN)/python benchmarks/proxy.py --check
 	$(BIN)/python benchmarks/stream.py --check
 	$(BIN)/python benchmarks/identity.py --check
+
+pictures: $(VENV)/.installed ## Picture Portero's pages anew for docs/pages.md; needs Chromium and a free port 8088.
+	$(BIN)/python -m tests.pictures
 
 lock: ## Write constraints.txt anew from the newest versions that fit pyproject.toml.
 	sh tests/lock.sh
