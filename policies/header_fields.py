@@ -270,7 +270,11 @@ def is_our_cookie(pair: bytes) -> bool:
 
 
 def filter_answer(
-    fields: Iterable[tuple[bytes, bytes]], *, replaces_cors: bool = False, is_private: bool = False
+    fields: Iterable[tuple[bytes, bytes]],
+    *,
+    replaces_cors: bool = False,
+    is_private: bool = False,
+    is_by_cookie: bool = False,
 ) -> AnswerFields | None:
     """
     The answer's fields without what is hop-by-hop, ours or framing; None when they are garbled (``upstream-garbled``).
@@ -283,6 +287,9 @@ def filter_answer(
             second answer that browsers refuse.
         is_private: Portero gives the browser its session anew with this answer and says itself that nobody may keep it;
             what the function says of caches is left out, since some of it would be stronger.
+        is_by_cookie: the caller is known by a session. Where the function says nothing of caches, ``private`` is said
+            for it: a shared cache does not keep what ``Authorization`` has opened (RFC 9111 section 3.5), and knows
+            nothing of cookies.
     """
     kinds = ANSWER_KINDS
     kept: list[tuple[bytes, bytes]] = []
@@ -305,6 +312,8 @@ def filter_answer(
             kept.append(pair)
     if named is not None and not named <= _CONNECTION_OPTIONS:
         kept = [pair for pair in kept if pair[0].lower() not in named]
+    if is_by_cookie and not is_private and not any(name.lower() == b"cache-control" for name, _ in kept):
+        kept.append((b"Cache-Control", b"private"))
     content_length = None if length is None else parse_content_length(length)
     if content_length == -1:
         return None

@@ -176,6 +176,7 @@ def _filtered(passed: Departure, connection: Connection) -> AnswerFields | None:
         connection.fields,
         replaces_cors=route is not None and bool(route.cors_origins),
         is_private=bool(allow.principal.set_cookie),
+        is_by_cookie=allow.principal.is_by_cookie,
     )
 
 

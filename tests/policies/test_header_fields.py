@@ -230,6 +230,15 @@ class TestAnswer:
         assert kept is not None
         assert kept.block.startswith(name.encode())
 
+    def test_a_shared_cache_keeps_nothing_that_a_session_opened(self) -> None:
+        """Unless the function says how it may be kept: caches take cookies for no credential."""
+        silent, spoken = [(b"Vary", b"Accept")], [(b"Cache-Control", b"public, max-age=60")]
+        assert filter_answer(silent, is_by_cookie=True) == AnswerFields(
+            b"Vary: Accept\r\nCache-Control: private\r\n", None
+        )
+        assert filter_answer(spoken, is_by_cookie=True) == filter_answer(spoken)
+        assert filter_answer(silent, is_by_cookie=True, is_private=True) == filter_answer(silent)
+
     @given(st.lists(st.tuples(st.binary(max_size=12), st.binary(max_size=12)), max_size=6))
     def test_any_answer_gives_whole_lines_or_none(self, fields: list[tuple[bytes, bytes]]) -> None:
         """As many lines as fields were kept, whatever the function sends."""
