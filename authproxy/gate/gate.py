@@ -274,7 +274,7 @@ class Gate:
             return destination
         leaving = request_block(request, place, principal, request_id, destination.target, destination.host)
         if self._assert is not None and place.spec.has_assertion and not principal.is_anonymous:
-            leaving += self._assert(place, principal, case.started_at)
+            leaving += self._assert(place, principal, self._clock() if case.has_waited else case.started_at)
         coming = answer_block(place, request, request_id, allow.limits) + principal.set_cookie
         lease: Lease | None = None
         if limits := concurrency_for(place, principal, request):
