@@ -76,6 +76,7 @@ class _Vouched(NamedTuple):
     expires_at: float | None = None
     tenant_claim: str | None = None
     email_domains: frozenset[str] = frozenset()
+    requires_bound_tokens: bool = False
 
 
 def copied(principal: Principal) -> dict[str, Any]:
@@ -119,7 +120,7 @@ def original(tenant: TenantTable, claims: dict[str, Any], now: float) -> Princip
     if not bar or not sub or not isinstance(iat, int | float) or not _is_text(iss) or not _is_text(sid):
         return _BAD_CLAIMS
     vouched = _vouched(tenant, provider, sub)
-    if vouched is None or vouched.issuer != iss:
+    if vouched is None or vouched.issuer != iss or (vouched.requires_bound_tokens and "cnf" not in claims):
         return _NO_LONGER
     own = claims.get("claims")
     own = own if isinstance(own, dict) else None
@@ -183,7 +184,9 @@ def _vouched(tenant: TenantTable, provider: str, sub: str) -> _Vouched | None:
         key = next((key for key in tenant.api_keys if key.name == sub), None)
         return None if key is None else _Vouched(key.groups, expires_at=key.expires_at)
     spec = next((spec for spec in tenant.providers if spec.name == provider), None)
-    return None if spec is None else _Vouched(None, spec.issuer, None, spec.tenant_claim, spec.email_domains)
+    if spec is None:
+        return None
+    return _Vouched(None, spec.issuer, None, spec.tenant_claim, spec.email_domains, spec.requires_bound_tokens)
 
 
 def _groups(claims: dict[str, Any]) -> frozenset[str] | None:

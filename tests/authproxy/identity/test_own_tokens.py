@@ -231,9 +231,10 @@ def test_a_binding_is_carried(world: World) -> None:
         replace(ACME, providers=(replace(LOGIN, name="other"),)),
         replace(ACME, providers=(replace(LOGIN, issuer="https://evil.example"),)),
         replace(ACME, providers=(replace(LOGIN, tenant_claim="org"),)),
+        replace(ACME, providers=(replace(LOGIN, requires_bound_tokens=True),)),
         replace(ACME, namespace="other"),
     ],
-    ids=["gone", "renamed", "another issuer", "for other tenants", "namespace"],
+    ids=["gone", "renamed", "another issuer", "for other tenants", "bound tokens alone", "namespace"],
 )
 def test_a_copy_ends_when_policy_no_longer_knows_who_vouched(world: World, tenant: TenantTable) -> None:
     """Judged before or not: a hit is worth what a miss is (AP-R18)."""
