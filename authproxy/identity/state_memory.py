@@ -3,7 +3,8 @@ What one replica remembers for itself: a ``StateStore`` in memory, for a single 
 
 It ends with the process: who restarts Portero asks everybody to log in once more. Times to live are counted by the
 monotonic clock, so a clock that is set does not bring back a used state nor end a lease. A full store refuses what is
-new instead of forgetting what is there: a forgotten state could be used a second time.
+new instead of forgetting what is there: a forgotten state could be used a second time. No tenant may take more than
+half of what the others leave, so that who fills one tenant's share refuses nothing of another's.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ class _Expiring(Generic[V]):
         self._ends: list[tuple[float, str]] = []
         """Heap; an entry written anew or deleted leaves an old one behind, so it says only when to look."""
         self.size = 0
+        self._held: dict[str, tuple[int, int]] = {}
+        """Tenant's part of the key -> entries and bytes."""
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -66,7 +69,7 @@ class _Expiring(Generic[V]):
                 raise StoreUnavailable("the store in memory is full")
         self.pop(key, now)
         self._slots[key] = _Slot(value, expires_at, size)
-        self.size += size
+        self._count(key, 1, size)
         heapq.heappush(self._ends, (expires_at, key))
         if len(self._ends) > 2 * len(self._slots) + 64:
             self._ends = [(slot.expires_at, name) for name, slot in self._slots.items()]
@@ -76,13 +79,33 @@ class _Expiring(Generic[V]):
         slot = self._slots.pop(key, None)
         if slot is None:
             return None
-        self.size -= slot.size
+        self._count(key, -1, -slot.size)
         return slot.value if now < slot.expires_at else None
 
     def _has_room(self, key: str, size: int) -> bool:
         old = self._slots.get(key)
-        grown = self.size + size - (old.size if old is not None else 0)
-        return grown <= self._max_bytes and (old is not None or len(self._slots) < self._max_entries)
+        grown = size - (old.size if old is not None else 0)
+        added = 0 if old is not None else 1
+        if self.size + grown > self._max_bytes or len(self._slots) + added > self._max_entries:
+            return False
+        tenant = _tenant_part(key)
+        if not tenant:
+            return True
+        entries, held = self._held.get(tenant, (0, 0))
+        return (
+            2 * (entries + added) <= self._max_entries - (len(self._slots) - entries)
+            and 2 * (held + grown) <= self._max_bytes - (self.size - held)
+        ) or grown <= 0 == added
+
+    def _count(self, key: str, entries: int, size: int) -> None:
+        self.size += size
+        tenant = _tenant_part(key)
+        before = self._held.get(tenant, (0, 0))
+        after = (before[0] + entries, before[1] + size)
+        if after[0]:
+            self._held[tenant] = after
+        else:
+            self._held.pop(tenant, None)
 
     def _forget_ended(self, now: float) -> None:
         while self._ends and self._ends[0][0] <= now:
@@ -90,6 +113,11 @@ class _Expiring(Generic[V]):
             slot = self._slots.get(key)
             if slot is not None and slot.expires_at <= now:
                 self.pop(key, now)
+
+
+def _tenant_part(key: str) -> str:
+    """Of a key that ``state.key`` made, with its tenant; empty for any other."""
+    return key[: key.find("}") + 1]
 
 
 class MemoryState:

@@ -95,6 +95,23 @@ async def test_a_full_memory_refuses_what_is_new_and_keeps_what_is_there() -> No
     assert await store.get("d") == b""
 
 
+async def test_who_fills_one_tenants_share_refuses_nothing_of_anothers() -> None:
+    """Strangers choose how many logins they begin: no tenant takes more than half of what the others leave."""
+    store = MemoryState(max_entries=16, max_bytes=1600)
+    for tenant, share in (("acme", 8), ("globex", 4), ("initech", 2)):
+        for number in range(share):
+            assert await store.add(key(tenant, "state", str(number)), b"", 10.0), (tenant, number)
+        with pytest.raises(StoreUnavailable):
+            await store.add(key(tenant, "state", "one more"), b"", 10.0)
+    await store.put(key("acme", "state", "0"), b"", 10.0)
+    for number in range(1, 5):
+        await store.delete(key("acme", "state", str(number)))
+    assert await store.add(key("acme", "state", "instead"), b"", 10.0)
+    with pytest.raises(StoreUnavailable):
+        await store.put(key("umbrella", "ticket", "large"), bytes(801), 10.0)
+    await store.put(key("umbrella", "ticket", "large"), bytes(800), 10.0)
+
+
 async def test_a_memory_full_of_bytes_refuses_too() -> None:
     """The bound is on what values hold, not only on their number; a refused value leaves the old one."""
     store = MemoryState(max_bytes=10)
