@@ -125,7 +125,13 @@ class TestDocument:
         assert fields["X-Portero-Reason"] == "no-rule-allows"
         assert "default-src 'none'" in fields["Content-Security-Policy"]
         assert "script-src" not in fields["Content-Security-Policy"]
-        for text in (b"<p>You may not.</p>", b"no-rule-allows", REQUEST_ID.encode(), b"prefers-color-scheme: dark", b"403"):
+        for text in (
+            b"<p>You may not.</p>",
+            b"no-rule-allows",
+            REQUEST_ID.encode(),
+            b"prefers-color-scheme: dark",
+            b"403",
+        ):
             assert text in document.body
         for loaded in (b"http://", b"https://", b"src=", b"href=", b"@import", b"<script"):
             assert loaded not in document.body.replace(b'<link rel="icon" href="data:,">', b"")
