@@ -74,6 +74,7 @@ STATUS: Final[Mapping[Reason, int]] = MappingProxyType({reason: words[0] for rea
 
 _URI_TOO_LONG: Final = 414
 _FOUND: Final = 302
+_FORBIDDEN: Final = 403
 _MAX_DETAIL_CHARS: Final = 400
 _RETRY_AFTER_S: Final = {
     Reason.DRAINING: 1,
@@ -107,7 +108,7 @@ ul { list-style: none; margin: 0; padding: 0; display: grid; gap: .75rem }
 dd ul { display: flex; flex-wrap: wrap; gap: .375rem }
 dd li { padding: 0 .5rem; border: 1px solid var(--line); border-radius: .5rem }
 @media (max-width: 22rem) { dl { grid-template-columns: 1fr; gap: 0 } dd { margin: 0 0 .5rem } }
-form { margin: 1.5rem 0 0 }
+form, dl + p { margin: 1.5rem 0 0 }
 .button { display: block; width: 100%; min-height: 2.75rem; padding: .625rem 1rem; border: 0; border-radius: .5rem;
   background: var(--accent); color: var(--on-accent); font: inherit; font-weight: 600; line-height: 1.5;
   text-align: center; text-decoration: none; cursor: pointer }
@@ -128,12 +129,18 @@ _PAGE: Final = """<!doctype html>
 <meta name="robots" content="noindex"><link rel="icon" href="data:,">
 <title>{title}</title><style>{style}</style></head><body><main>
 <h1>{title}</h1><p>{detail}</p>
-<dl><dt>Status</dt><dd>{status}</dd><dt>Reason</dt><dd>{reason}</dd><dt>Request</dt><dd>{request_id}</dd></dl>
+<dl><dt>Status</dt><dd>{status}</dd><dt>Reason</dt><dd>{reason}</dd><dt>Request</dt><dd>{request_id}</dd></dl>{more}
 </main></body></html>
 """
 
 
-def problem(refusal: Challenge | Deny, request_id: str, *, accepts_html: bool = False) -> Problem:
+_WHO_AM_I: Final = '<p><a class="button quiet" href="/.portero/whoami">Who am I here?</a></p>'
+"""For who is logged in and refused: perhaps under another account there is a way."""
+
+
+def problem(
+    refusal: Challenge | Deny, request_id: str, *, accepts_html: bool = False, has_session: bool = False
+) -> Problem:
     """
     The refusal as every edge writes it. Never raises, whatever stands in ``refusal``.
 
@@ -141,6 +148,7 @@ def problem(refusal: Challenge | Deny, request_id: str, *, accepts_html: bool = 
         refusal: its ``detail`` is shown when there is one, else the reason's own sentence.
         request_id: shown, and made safe for a field.
         accepts_html: a browser's navigation: a page instead of JSON.
+        has_session: somebody is logged in: a page of 403 leads to who that is.
     """
     reason = refusal.reason
     request_id = _field_value(request_id)
@@ -184,6 +192,7 @@ def problem(refusal: Challenge | Deny, request_id: str, *, accepts_html: bool = 
         detail=escape(as_sentence(detail)),
         reason=escape(reason.value),
         request_id=escape(request_id),
+        more=_WHO_AM_I if has_session and status == _FORBIDDEN else "",
     )
     return Problem(status, tuple(fields), page.encode("utf-8", "replace"), reason, members)
 

@@ -394,7 +394,8 @@ class Gate:
 
     def _refuse(self, refusal: Refusal, case: Case) -> Refused:
         accepts_html = case.request is not None and case.request.accepts_html
-        document = problem(refusal, case.request_id, accepts_html=accepts_html)
+        has_session = case.principal is not None and case.principal.is_by_cookie
+        document = problem(refusal, case.request_id, accepts_html=accepts_html, has_session=has_session)
         if accepts_html and isinstance(refusal, Challenge) and case.request is not None:
             location = login_location(case.request, refusal, tenant_of(case.request.host, case.policies))
             if location is not None:

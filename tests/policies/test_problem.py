@@ -221,3 +221,12 @@ class TestFields:
         """No value begins a line of its own (CVE-2026-34519)."""
         block = field_block(fields)
         assert block.count(b"\n") == block.count(b"\r") == block.count(b"\r\n") == len(fields)
+
+
+@pytest.mark.parametrize(("reason", "leads"), [(Reason.NO_RULE_ALLOWS, True), (Reason.ROUTE_UNKNOWN, False)])
+def test_who_is_logged_in_and_refused_learns_who_he_is(reason: Reason, *, leads: bool) -> None:
+    """A person under the wrong account finds the way out; nobody else is offered one."""
+    link = b'href="/.portero/whoami"'
+    assert (link in problem(Deny(reason), "r", accepts_html=True, has_session=True).body) is leads
+    assert link not in problem(Deny(reason), "r", accepts_html=True).body
+    assert link not in problem(Deny(reason), "r", has_session=True).body
