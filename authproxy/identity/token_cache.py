@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Final, NamedTuple, Protocol, TypeVar
+from typing import Final, NamedTuple, Protocol
 
 from authproxy.identity.keys import KeySet, SigningKey
 from authproxy.identity.trust import Trusted, TrustStore
@@ -23,11 +23,12 @@ from policies.tokens import UnverifiedHeader
 
 MAX_TOKENS: Final = 10_000
 """Good tokens kept; one takes 2 to 20 KiB with its claims."""
+MAX_CLAIMS_BYTES: Final = 16 * 1024 * 1024
+"""Of all their claims, as signed. Who signs may choose them, and JSON can take 27 times as much in memory."""
 MAX_FORGED: Final = 1024
 FORGED_TTL_S: Final = 10.0
 """A client with a bad token repeats it; longer would only help those who have made up many."""
 
-T = TypeVar("T")
 Slot = tuple[str, bytes]
 """Tenant and SHA-256 of the Authorization field: the same token is two tokens in two tenants (AP-R17)."""
 
@@ -50,6 +51,7 @@ class Known:
         "not_before",
         "principal",
         "settled",
+        "size",
         "thumbprint",
         "trusted",
     )
@@ -68,6 +70,7 @@ class Known:
         self.not_before = not_before(header.claims, trusted.spec)
         self.issuer = header.issuer
         self.header = (header.kid, header.alg)
+        self.size = len(header.payload)
         self.trusted = trusted
         self.keys = keys
         self.thumbprint = key.thumbprint
@@ -106,6 +109,7 @@ class TokenCache:
         self._count = count
         self._max_tokens = max_tokens
         self._tokens: OrderedDict[Slot, Known] = OrderedDict()
+        self._claims_bytes = 0
         self._forged: OrderedDict[Slot, _Forged] = OrderedDict()
         self._epoch = 0
 
@@ -120,7 +124,7 @@ class TokenCache:
             or known.epoch != self._epoch
             or self._trust.of(tenant).get(known.issuer) is not trusted
         ):
-            del self._tokens[slot]
+            self._drop(slot)
             return None
         keys = trusted.source.current(now)
         if keys is not known.keys:
@@ -152,14 +156,22 @@ class TokenCache:
     ) -> None:
         """Remember a token that ``key`` signed; not if that key has gone out of use meanwhile."""
         keys = trusted.source.current(now)
-        if keys is not None and key.thumbprint in keys.thumbprints:
-            _put(self._tokens, slot, Known(principal, header, trusted, keys, key, self._epoch), self._max_tokens)
+        if keys is None or key.thumbprint not in keys.thumbprints:
+            return
+        self._drop(slot)
+        known = self._tokens[slot] = Known(principal, header, trusted, keys, key, self._epoch)
+        self._claims_bytes += known.size
+        while len(self._tokens) > self._max_tokens or self._claims_bytes > MAX_CLAIMS_BYTES:
+            self._drop(next(iter(self._tokens)))
 
     def keep_refusal(self, slot: Slot, refusal: Refusal, issuer: str, trusted: Trusted, now: float) -> None:
         """Remember a bad token for a moment; not one that time alone may make good."""
         keys = trusted.source.current(now)
         if keys is not None and not may_heal(refusal):
-            _put(self._forged, slot, _Forged(refusal, now + FORGED_TTL_S, issuer, trusted, keys), MAX_FORGED)
+            self._forged[slot] = _Forged(refusal, now + FORGED_TTL_S, issuer, trusted, keys)
+            self._forged.move_to_end(slot)
+            if len(self._forged) > MAX_FORGED:
+                self._forged.popitem(last=False)
 
     def revoke_all(self) -> None:
         """A new epoch: every token is verified anew."""
@@ -168,12 +180,10 @@ class TokenCache:
     def clear(self) -> None:
         """Forget everything."""
         self._tokens.clear()
+        self._claims_bytes = 0
         self._forged.clear()
 
-
-def _put(cache: OrderedDict[Slot, T], slot: Slot, value: T, most: int) -> None:
-    """Put a value last; drop the first beyond ``most``."""
-    cache[slot] = value
-    cache.move_to_end(slot)
-    if len(cache) > most:
-        cache.popitem(last=False)
+    def _drop(self, slot: Slot) -> None:
+        known = self._tokens.pop(slot, None)
+        if known is not None:
+            self._claims_bytes -= known.size

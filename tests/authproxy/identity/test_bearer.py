@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from authproxy.identity import accounts
+from authproxy.identity import accounts, token_cache
 from authproxy.identity.bearer import BearerIdentity
 from authproxy.identity.keys import MISSING, Candidates, KeySet, Missing, Unavailable, signing_key
 from authproxy.identity.trust import TrustStore
@@ -323,6 +323,27 @@ def folder(tmp_path: Path) -> Path:
     made = tmp_path / "acme"
     made.mkdir()
     return made
+
+
+async def test_what_is_kept_of_claims_is_bounded(
+    identity: BearerIdentity, folder: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An account writes its claims itself, and six KiB of empty lists take 120 in memory: few such are kept."""
+    monkeypatch.setattr(token_cache, "MAX_CLAIMS_BYTES", 12_000)
+    key = Key(None)
+    (folder / "survey-ci.pem").write_bytes(key.public_pem())
+    tenant = a_tenant("acme", accounts=(an_account(),))
+    tokens = [account_token(key, clock, jti=str(number), x=[[]] * 1300) for number in range(5)]
+    for token in [*tokens, tokens[4], account_token(key, clock)]:
+        assert isinstance(await identity.identify(tenant, a_request(token), clock.now), Principal)
+    kept = [identity.known_now(tenant, a_request(token), clock.now) is not None for token in tokens]
+    assert kept == [False, False, False, True, True]
+    clock.pass_s(601)
+    assert not any(identity.known_now(tenant, a_request(token), clock.now) for token in tokens)
+    again = [account_token(key, clock, jti=str(number), x=[[]] * 600) for number in range(5)]
+    for token in again:
+        await identity.identify(tenant, a_request(token), clock.now)
+    assert sum(identity.known_now(tenant, a_request(token), clock.now) is not None for token in again) > 3
 
 
 @pytest.mark.parametrize("kind", ["RSA", "EC", "EC384", "EC521", "Ed25519"])
