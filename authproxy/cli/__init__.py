@@ -50,7 +50,8 @@ class _OnDemand(click.Group):
 Examples:
   portero demo
   portero policy check ./policies
-  portero serve --policies ./policies --secrets ./secrets""",
+  portero keys new ./keys
+  portero serve --policies ./policies --secrets ./secrets --keys ./keys""",
 )
 @click.version_option(VERSION, prog_name="portero")
 def portero() -> None:

@@ -31,6 +31,8 @@ _HEADER: Final = ("ID", "NAME", "CREATED", "NOTE")
 def issue(file: Path, tenant: str, name: str, note: str) -> None:
     """Add a key and print it: standard output has the key and nothing else."""
     path = _path(file)
+    if not path.parent.is_dir():
+        raise click.ClickException(f"{file}: its folder is not there; make it first: mkdir -p -m 700 {file.parent}")
     with locked(path.parent):
         content = _content(path, may_be_missing=True)
         key, entry = new_key(name, note, time.time())

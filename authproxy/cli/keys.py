@@ -77,7 +77,7 @@ def new(folder: Path, algorithm: Algorithm) -> None:
     """Make DIR with one key of each kind; give it to every replica with: portero serve --keys DIR."""
     if any(_listed(folder, kind) for kind in SUFFIXES):
         raise click.ClickException(
-            f"{folder}: there are keys in it already; add new ones with: portero keys rotate DIR"
+            f"{folder}: there are keys in it already; add new ones with: portero keys rotate {folder}"
         )
     for path in (folder, folder / SESSIONS, folder / SIGNING):
         path.mkdir(mode=0o700, parents=path == folder, exist_ok=True)
@@ -102,7 +102,7 @@ def list_(folder: Path) -> None:
     if broken or more:
         raise click.ClickException("\n".join([*broken, *more]))
     if not sessions:
-        raise click.ClickException(f"{folder}: no session key; make one with: portero keys rotate DIR")
+        raise click.ClickException(f"{folder}: no session key; make one with: portero keys rotate {folder}")
 
 
 @keys.command(epilog="Example: portero keys rotate ./keys --keep 3 --session-lifetime 12h")

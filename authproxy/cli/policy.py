@@ -123,7 +123,12 @@ Example: portero policy explain ./policies --as "login|ana" --groups analysts \\
 @click.argument("folder", metavar="DIR", type=_FOLDER)
 @click.argument("method")
 @click.argument("url")
-@click.option("--as", "who", metavar="PROVIDER|SUBJECT", help="Who asks; nobody when absent. service-account|NAME too.")
+@click.option(
+    "--as",
+    "who",
+    metavar="PROVIDER|SUBJECT",
+    help="Who asks; nobody when absent. service-account|NAME and api-key|NAME, too.",
+)
 @click.option("--groups", multiple=True, metavar="G,…", help="Groups of the caller.")
 @click.option("--email", help="The caller's verified address.")
 @click.option("--claim", "claims", multiple=True, metavar="NAME=VALUE", help="A further claim; the value may be JSON.")

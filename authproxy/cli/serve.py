@@ -35,7 +35,7 @@ def _shown(value: object) -> str:
 @click.command(
     epilog="""\b
 Example: portero serve --policies ./policies --secrets ./secrets \\
-           --listen 0.0.0.0:8088"""
+           --keys ./keys --redis redis://127.0.0.1:6379/0 --listen 0.0.0.0:8088"""
 )
 @click.option("--settings", "file", type=click.Path(path_type=Path), help=f"Settings file [default: {DEFAULT_FILE}]")
 def serve(file: Path | None, **flags: Any) -> None:

@@ -16,6 +16,7 @@ import secrets
 import stat
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -95,7 +96,7 @@ class KeyFolder:
         try:
             self._loaded = self._load(folder, self._list(folder), _NOTHING)
         except _UnusableError as unusable:
-            raise SettingsError([f"keys {folder}: {mistake}" for mistake in unusable.mistakes]) from unusable
+            raise SettingsError([f"keys: {folder}: {mistake}" for mistake in unusable.mistakes]) from unusable
         self._sessions = _session_keys(self._loaded.sessions, self._looked_at)
         self._choose(self._looked_at)
 
@@ -192,16 +193,22 @@ class KeyFolder:
             mistakes.append(str(error))
         if mistakes:
             raise _UnusableError(mistakes)
-        self._warn(listing)
+        self._warn(folder, listing)
         jwks = {"keys": [dict(jwk) for jwk in {key.kid: key.jwk for key in signing}.values()]}
         return _Loaded(listing, tuple(sessions), tuple(signing), key_set, jwks)
 
-    def _warn(self, listing: tuple[KeyFile, ...]) -> None:
+    def _warn(self, folder: Path, listing: tuple[KeyFile, ...]) -> None:
+        places = (folder, folder / SESSIONS, folder / SIGNING)
+        for place in places:
+            with suppress(OSError):  # not there, or replaced meanwhile: said at the next look
+                if place.stat().st_mode & stat.S_IWOTH and str(place) not in self._warned:
+                    self._warned.add(str(place))
+                    log.warning("everybody on this machine may add keys to %s; remedy: chmod o-w", place)
         for file in listing:
             if file.mode & stat.S_IROTH and str(file) not in self._warned:
                 self._warned.add(str(file))
                 log.warning("key %s may be read by everybody on this machine (mode %o)", file, file.mode)
-        self._warned.intersection_update({str(file) for file in listing})
+        self._warned.intersection_update(map(str, (*listing, *places)))
 
 
 class _UnusableError(Exception):

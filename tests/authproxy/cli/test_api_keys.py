@@ -238,3 +238,11 @@ def test_revoke_takes_one_of_id_and_name(file: Path, words: list[str]) -> None:
     """Nothing is guessed when it is about taking access away."""
     issue(file)
     assert run("revoke", "--keys", file, *words).exit_code == 2
+
+
+def test_a_first_key_without_its_folder_says_how_to_make_one(tmp_path: Path) -> None:
+    """Who sets up a tenant makes the key before any other secret."""
+    result = issue(tmp_path / "acme" / "api-keys")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert f"mkdir -p -m 700 {tmp_path / 'acme'}" in result.stderr

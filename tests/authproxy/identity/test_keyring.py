@@ -311,6 +311,20 @@ def test_a_file_that_everybody_may_read_is_said(tmp_path: Path, clock: Clock, ca
     assert caplog.text.count("may be read by everybody") == 1
 
 
+def test_a_folder_that_everybody_may_write_is_said(
+    tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever adds a key can make sessions."""
+    a_key_folder(tmp_path, clock)
+    assert "may add keys" not in caplog.text
+    (tmp_path / SESSIONS).chmod(0o777)
+    folder = KeyFolder(tmp_path, clock=clock)
+    session_key(tmp_path, "b", clock())
+    look(clock)
+    folder.session_keys()
+    assert caplog.text.count(f"may add keys to {tmp_path / SESSIONS}; remedy: chmod o-w") == 1
+
+
 def test_other_files_are_left_alone(tmp_path: Path, clock: Clock) -> None:
     """Notes, backups and drafts are no keys."""
     folder = a_key_folder(tmp_path, clock)
