@@ -1,10 +1,16 @@
-# Portero as a container: no shell is needed at run time, nothing runs as root, policies and secrets are mounted.
+# Portero as a container: no shell is needed at run time, nothing runs as root; policies, secrets and keys are mounted.
 #
 #   docker build -t portero .
 #   docker run -p 8088:8088 -v ./policies:/etc/portero/policies:ro -v ./secrets:/etc/portero/secrets:ro portero
 #
-# User 10001 must be able to read both folders. The admin listener is the container's own: for probes and Prometheus from
-# outside set PORTERO_ADMIN=0.0.0.0:8089 and PORTERO_ADMIN_TOKEN (docs/settings.md).
+# With logins, and for assertions to functions, keys as well (portero keys new ./keys), and a Redis where replicas share
+# sessions and logouts:
+#
+#   -v ./keys:/etc/portero/keys:ro -e PORTERO_KEYS=/etc/portero/keys -e PORTERO_REDIS=redis://redis:6379/0
+#
+# User 10001 must be able to read all folders; what is made by root it is not: chown -R 10001 keys secrets. The admin
+# listener is the container's own: for probes and Prometheus from outside set PORTERO_ADMIN=0.0.0.0:8089 and
+# PORTERO_ADMIN_TOKEN (docs/settings.md). Providers must reach https://HOST/.portero/backchannel-logout from where they run.
 FROM python:3.11-slim AS build
 WORKDIR /src
 COPY constraints.txt pyproject.toml README.md LICENSE CHANGELOG.md ./
