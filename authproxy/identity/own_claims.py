@@ -26,6 +26,8 @@ from policies.tokens import refuse
 
 ISSUER: Final = "urn:portero:"
 MAX_LIFETIME_S: Final = 3600.0
+_NOT_COPIED: Final = frozenset({"_claim_sources"})
+"""It may hold an access token (OpenID Connect Core section 5.6.2), and whoever is handed the copy can read it."""
 DROPPED_FIRST: Final = ("claims", "groups")
 """Members that a token which grows too long does without, in this order."""
 
@@ -93,7 +95,7 @@ def copied(principal: Principal) -> dict[str, Any]:
     if not principal.has_unknown_groups:
         members["groups"] = sorted(principal.groups)
     if not isinstance(principal.claims, UnknownClaims):
-        members["claims"] = dict(principal.claims)
+        members["claims"] = {name: value for name, value in principal.claims.items() if name not in _NOT_COPIED}
     if principal.confirmation is not None:
         bound = (("jkt", principal.confirmation.jkt), ("x5t#S256", principal.confirmation.x5t))
         members["cnf"] = {name: value for name, value in bound if value is not None}

@@ -212,6 +212,15 @@ def test_what_is_too_much_for_a_field_is_left_out_and_unknown(world: World) -> N
     assert len(world.token(longest, function="f" * 128)) < 8000
 
 
+def test_what_a_provider_gave_to_us_is_not_handed_on(world: World) -> None:
+    """Distributed claims come with an access token of their source; whoever is handed the copy can read it."""
+    sources = {"src1": {"endpoint": "https://graph.example/", "access_token": "canary"}}
+    claims = {**CLAIMS, "_claim_names": {"groups": "src1"}, "_claim_sources": sources}
+    token = world.token(world.ana(claims=claims))
+    assert "canary" not in json.dumps(world.claims(token))
+    assert world.accepted(token).claims == {**CLAIMS, "_claim_names": {"groups": "src1"}}
+
+
 def test_a_binding_is_carried(world: World) -> None:
     """A token bound to a key does not become one for whoever has it."""
     for bound in (Confirmation(jkt="J" * 43), Confirmation(x5t="X" * 43)):
