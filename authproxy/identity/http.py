@@ -19,7 +19,7 @@ from urllib.parse import urlencode
 import aiohttp
 from yarl import URL
 
-from authproxy.identity.addresses import Lookup, VettingResolver, system_lookup
+from authproxy.identity.addresses import AddressRefused, Lookup, VettingResolver, system_lookup
 from authproxy.identity.places import Places
 from policies.errors import ProviderUnavailable
 from policies.strict_json import NotStrict, read_object
@@ -153,7 +153,7 @@ class ProviderHttp:
         except TimeoutError as error:
             raise ProviderUnavailable(f"{host} did not answer within {timeout_s:g} s") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise ProviderUnavailable(f"{host} could not be asked: {error.__class__.__name__}") from error
+            raise ProviderUnavailable(f"{host} could not be asked: {_why(error)}") from error
 
     async def close(self) -> None:
         """Close all connections; later calls of ``get`` fail."""
@@ -202,6 +202,15 @@ class ProviderHttp:
             )
             found = self._sessions[key] = (session, resolver)
         return found
+
+
+def _why(error: Exception) -> str:
+    """The kind of failure, and what an operator can do about the two that are made by settings."""
+    if isinstance(error, aiohttp.ClientConnectorDNSError) and isinstance(error.os_error, AddressRefused):
+        return "it has no public address (private_hosts in platform.yaml names hosts that need none)"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return "its certificate cannot be verified (SSL_CERT_FILE in the environment names other authorities)"
+    return error.__class__.__name__
 
 
 async def _read(answer: aiohttp.ClientResponse, host: str, *, must_say_json: bool) -> bytes:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -14,6 +16,7 @@ from authproxy.identity.addresses import AddressRefused, Reach, VettingResolver,
 from authproxy.identity.http import ProviderHttp, is_same_site
 from authproxy.identity.places import MAX_PER_HOST, MAX_REQUESTS
 from policies.errors import ProviderUnavailable
+from tests.authproxy.edges.test_tls import write_pair
 from tests.fakes.provider import FakeProvider
 
 NONE: frozenset[str] = frozenset()
@@ -192,7 +195,7 @@ async def test_a_name_that_rebinds_is_asked_once_and_dialled_as_vetted(listener:
 
     http = ProviderHttp(lookup=lookup, timeout_s=1)
     for _ in answers:
-        with pytest.raises(ProviderUnavailable, match="DNSError"):
+        with pytest.raises(ProviderUnavailable, match="private_hosts"):
             await http.get(f"https://rebind.example:{listener.port}/jwks", NONE)
     await http.close()
     assert asked == ["rebind.example"] * 3
@@ -244,6 +247,23 @@ async def test_no_cookies_no_environment_no_compression() -> None:
     await http.close()
     with pytest.raises(ProviderUnavailable):
         await http.get("https://id.example/", NONE)
+
+
+async def test_a_certificate_of_unknown_authority_says_what_to_set(tmp_path: Path) -> None:
+    """A company's own authority is what operators forget."""
+    certificate, key = write_pair(tmp_path, "localhost")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context)
+    http = ProviderHttp(lookup=_loopback, timeout_s=2)
+    with pytest.raises(ProviderUnavailable, match="SSL_CERT_FILE"):
+        await http.get(f"https://localhost:{server.sockets[0].getsockname()[1]}/", frozenset({"localhost"}))
+    await http.close()
+    server.close()
+
+
+async def _loopback(host: str, port: int) -> list[str]:
+    return ["127.0.0.1"]
 
 
 async def test_the_failure_names_the_host_and_quotes_nothing() -> None:
