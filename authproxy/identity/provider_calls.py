@@ -26,7 +26,7 @@ SAY_AGAIN_S: Final = 60.0
 MAX_SAID: Final = 10_000
 REMEDIES: Final = {
     "invalid_client": "client_id, client_auth and the secret or key must be those that the provider knows",
-    "invalid_request": "https://HOST/.portero/callback is mostly not registered at the provider",
+    "invalid_request": "is https://HOST/.portero/callback registered at the provider? For logins, mostly that",
     "unauthorized_client": "allow the client this grant or endpoint at the provider",
     "invalid_redirect_uri": "register https://HOST/.portero/callback at the provider",
     "invalid_scope": "write scopes that the provider gives this client",
