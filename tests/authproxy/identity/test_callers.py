@@ -487,7 +487,7 @@ def test_any_request_has_an_answer_and_no_access(
 
 async def test_a_full_store_refuses_proofs(provider: FakeProvider, tenant: TenantTable, clock: Clock) -> None:
     """What must not be forgotten is not forgotten to make room."""
-    parts = Parts(clock, state=MemoryState(max_entries=2))
+    parts = Parts(clock, state=MemoryState(max_entries=4))  # of which one tenant may have half
     token = provider.mint(cnf={"jkt": jkt_of()})
     for number in range(4):
         request = showing(token, a_proof(token, clock.now, jti=f"j{number}"))
