@@ -112,7 +112,8 @@ class UserInfo:
             return _unavailable(tenant) if now < self._failed.get(key, 0.0) <= now + 2 * FAILED_TTL_S else None
         is_young = known.answer.asked_at - BACKWARDS_S <= now < known.until
         has_same_terms = known.provider is provider or known.provider == provider
-        if not is_young or not has_same_terms or known.answer.epoch != self._epoch:
+        is_his = known.base.sub == principal.sub
+        if not is_young or not has_same_terms or not is_his or known.answer.epoch != self._epoch:
             del self._known[key]
             return None
         if known.base is not principal:  # the token was verified anew meanwhile

@@ -218,3 +218,19 @@ async def test_all_who_ask_share_one_question_within_a_bound(
         await userinfo.ask(tenant, provider, f"x{n}", ana, clock.now)
     assert len(userinfo._known) == 3
     await userinfo.close()
+
+
+async def test_groups_of_one_are_never_another_ones(
+    userinfo: ByToken, client: ScriptedClient, provider: ProviderSpec, tenant: TenantTable, clock: Clock
+) -> None:
+    """A provider may change its mind about whose an opaque token is: then it is asked about him."""
+    client.answers["opaque"] = {"sub": "ana", "groups": ["admins"]}
+    ana = await userinfo.ask(tenant, provider, "opaque", named(clock.now), clock.now)
+    assert isinstance(ana, Principal)
+    assert ana.groups == {"admins"}
+    bob = Principal("login", "bob", claims={"iss": "https://id.example", "sub": "bob"}, expires_at=clock.now + 3600)
+    client.answers["opaque"] = {"sub": "bob", "groups": []}
+    assert userinfo.complete_now(tenant, provider, "opaque", bob, clock.now) is None
+    found = await userinfo.ask(tenant, provider, "opaque", bob, clock.now)
+    assert isinstance(found, Principal)
+    assert (found.sub, found.groups) == ("bob", frozenset())
