@@ -22,10 +22,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-from authproxy.identity.bearer import BearerIdentity
-from authproxy.identity.http import Document, ProviderHttp
+from authproxy.identity.providers.http import Document, ProviderHttp
 from authproxy.identity.secrets import Secrets
-from authproxy.identity.session import Tokens
+from authproxy.identity.sessions.session import Tokens
+from authproxy.identity.tokens.bearer import BearerIdentity
 from policies.principal import Principal
 from policies.request import AccessRequest
 from policies.tables import TenantTable

@@ -2,8 +2,8 @@
 A DPoP proof: does it say that the holder of one key sends this very request with this very token?
 
 ``read_proof`` takes the proof apart and ``judge_proof`` compares it with the request, the token and the clock. Neither
-proves anything alone: that the proof's own key has signed it is verified outside (``authproxy.identity.dpop``), and
-that it is shown for the first time is asked of a store (AP-R26). This module refuses to know both, and it gives out no
+proves anything alone: that the proof's own key has signed it is verified outside (``identity.tokens.dpop``), and that
+it is shown for the first time is asked of a store (AP-R26). This module refuses to know both, and it gives out no
 nonces (section 8 makes them optional): a proof is good for one use within the minute, which bounds what made-ahead
 proofs are worth.
 

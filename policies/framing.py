@@ -82,7 +82,7 @@ class ShownProof(bytes):
     """
 
     accepted_for: tuple[str, bytes] | None = None
-    """Tenant and SHA-256 of the Authorization field; set by ``authproxy.identity.bound`` alone."""
+    """Tenant and SHA-256 of the Authorization field; set by ``authproxy.identity.tokens.bound`` alone."""
 
     def __repr__(self) -> str:
         return "ShownProof(...)"

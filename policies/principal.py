@@ -99,7 +99,7 @@ class Principal:
         self.set_cookie = b""
         """``Set-Cookie`` lines that the answer carries; empty for almost every request."""
         self.assertion_block: dict[str, tuple[float, bytes]] | None = None
-        """Function -> until when, and the signed lines for it (``authproxy.identity.assertion``)."""
+        """Function -> until when, and the signed lines for it (``authproxy.identity.tokens.assertion``)."""
         self.role_table: object = None
         self.role_mask = 0
         self.inject_block: tuple[str, bytes] | None = None

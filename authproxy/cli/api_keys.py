@@ -14,7 +14,7 @@ from typing import Final
 import click
 
 from authproxy.cli.new_file import locked, write_whole
-from authproxy.identity.api_key_file import (
+from authproxy.identity.tokens.api_key_file import (
     FILE,
     MAX_FILE_BYTES,
     ApiKeyEntry,

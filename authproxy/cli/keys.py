@@ -1,8 +1,8 @@
 """
 ``portero keys``: the folder of keys that sessions are sealed with and that tokens and assertions are signed with.
 
-It makes files and takes old ones away; which key is used when, ``authproxy.identity.key_files`` knows. A key is only
-taken away when nothing that was made with it can still be alive.
+It makes files and takes old ones away; which key is used when, ``authproxy.identity.tokens.key_files`` knows. A key is
+only taken away when nothing that was made with it can still be alive.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from authproxy.cli.durations import Duration
 from authproxy.cli.new_file import write_whole
-from authproxy.identity.key_files import (
+from authproxy.identity.tokens.key_files import (
     SESSION_KEY_BYTES,
     SESSION_WAIT_S,
     SESSIONS,

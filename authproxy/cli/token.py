@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from authproxy.cli import api_keys
 from authproxy.cli.durations import Duration
-from authproxy.identity.api_key_file import MAX_NOTE_CHARS
-from authproxy.identity.keys import signing_key
+from authproxy.identity.providers.keys import signing_key
+from authproxy.identity.tokens.api_key_file import MAX_NOTE_CHARS
 from policies.claims import MAX_ACCOUNT_LIFETIME_S, account_issuer
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey

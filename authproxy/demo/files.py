@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from authproxy.demo.functions import FUNCTIONS
-from authproxy.identity.key_files import SESSION_KEY_BYTES, SESSIONS, SIGNING, SUFFIXES
+from authproxy.identity.tokens.key_files import SESSION_KEY_BYTES, SESSIONS, SIGNING, SUFFIXES
 from policies.claims import MAX_ACCOUNT_LIFETIME_S, account_issuer
 from policies.errors import PorteroError
 
@@ -180,7 +180,7 @@ def _write_secrets(files: DemoFiles, platform: dict[str, Any], password: str) ->
 
 
 def _write_own_keys(files: DemoFiles) -> None:
-    """One key of each kind, as ``authproxy.identity.key_files`` reads them."""
+    """One key of each kind, as ``authproxy.identity.tokens.key_files`` reads them."""
     sealing = urlsafe_b64encode(secrets.token_bytes(SESSION_KEY_BYTES))
     _write(files.own_keys / SESSIONS / f"demo{SUFFIXES[SESSIONS]}", sealing + b"\n")
     _write(files.own_keys / SIGNING / f"demo{SUFFIXES[SIGNING]}", _pem(ec.generate_private_key(ec.SECP256R1())))

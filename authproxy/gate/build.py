@@ -23,7 +23,7 @@ from authproxy.gate.identify import Identifier
 from authproxy.gate.live import LiveRegistry
 from authproxy.gate.record import Recorder
 from authproxy.gate.wakes import WakeBudget
-from authproxy.identity.accounts import unusable_accounts
+from authproxy.identity.providers.accounts import unusable_accounts
 from authproxy.identity.secrets import PLATFORM, Secrets
 from authproxy.limits.concurrency import ConcurrencyLimits
 from authproxy.limits.memory import MemoryStore

@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 from typing import Final
 
 from authproxy.audit import get_logger
-from authproxy.identity.api_key_file import FILE, read_file
-from authproxy.identity.api_keys import unusable_api_keys
-from authproxy.identity.client_auth import flaw_of_secret
-from authproxy.identity.keyring import KeyFolder
+from authproxy.identity.providers.client_auth import flaw_of_secret
 from authproxy.identity.secrets import Secrets, SecretUnavailable
+from authproxy.identity.tokens.api_key_file import FILE, read_file
+from authproxy.identity.tokens.api_keys import unusable_api_keys
+from authproxy.identity.tokens.keyring import KeyFolder
 from policies.tables import ClientSpec, PolicySet, TenantTable
 
 _NO_KEYS: Final = (

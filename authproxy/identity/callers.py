@@ -23,14 +23,14 @@ from dataclasses import replace
 from typing import Final, Literal, NamedTuple
 
 from authproxy.audit import get_logger
-from authproxy.identity import bound
-from authproxy.identity.bearer import BearerIdentity
 from authproxy.identity.caller_sources import KeySource, Named, OwnTokenSource, RevocationsSeen, SessionSource
-from authproxy.identity.introspection import Introspection
-from authproxy.identity.own_tokens import ISSUER
-from authproxy.identity.state import StateStore
-from authproxy.identity.token_cache import Known
-from authproxy.identity.userinfo import UserInfo
+from authproxy.identity.shared.state import StateStore
+from authproxy.identity.tokens import bound
+from authproxy.identity.tokens.bearer import BearerIdentity
+from authproxy.identity.tokens.introspection import Introspection
+from authproxy.identity.tokens.own_tokens import ISSUER
+from authproxy.identity.tokens.token_cache import Known
+from authproxy.identity.tokens.userinfo import UserInfo
 from policies.decision import Challenge, Deny, Reason
 from policies.errors import CannotKnow, KeysUnavailable, StoreUnavailable
 from policies.principal import Principal

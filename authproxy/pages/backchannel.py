@@ -15,9 +15,9 @@ from __future__ import annotations
 from typing import Final
 
 from authproxy.gate.verdict import PageAnswer
-from authproxy.identity.oidc import LoginRefused
-from authproxy.identity.sessions import MARK_S
-from authproxy.identity.state import key
+from authproxy.identity.providers.oidc import LoginRefused
+from authproxy.identity.sessions.sessions import MARK_S
+from authproxy.identity.shared.state import key
 from authproxy.pages.answers import failure
 from authproxy.pages.form import read_form
 from authproxy.pages.parts import Answered, Parts, Visit

@@ -14,11 +14,11 @@ import asyncio
 from typing import Final
 
 from authproxy.gate.verdict import PageAnswer
-from authproxy.identity.lifetime import SKEW_S
-from authproxy.identity.oidc import LoginRefused
-from authproxy.identity.session import SessionOver, Tokens
-from authproxy.identity.sessions import SessionTooLarge
-from authproxy.identity.state import key
+from authproxy.identity.providers.oidc import LoginRefused
+from authproxy.identity.sessions.lifetime import SKEW_S
+from authproxy.identity.sessions.session import SessionOver, Tokens
+from authproxy.identity.sessions.sessions import SessionTooLarge
+from authproxy.identity.shared.state import key
 from authproxy.pages.answers import cookies_of, page, redirect
 from authproxy.pages.form import read_query
 from authproxy.pages.guard import refuse_too_many

@@ -14,7 +14,7 @@ import asyncio
 import secrets
 from typing import Final
 
-from authproxy.identity.session import Session
+from authproxy.identity.sessions.session import Session
 from authproxy.pages.answers import cookies_of, is_location, origin_of, page, redirect
 from authproxy.pages.parts import Answered, Parts, Visit, identify, login_providers
 from policies.errors import CannotKnow

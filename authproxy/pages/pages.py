@@ -13,8 +13,8 @@ from typing import Any, Final, NamedTuple
 
 from authproxy.audit import get_logger
 from authproxy.gate.verdict import PageCall
-from authproxy.identity.oidc import LoginRefused
-from authproxy.identity.state import StateStore
+from authproxy.identity.providers.oidc import LoginRefused
+from authproxy.identity.shared.state import StateStore
 from authproxy.limits.store import LimitStore
 from authproxy.pages import backchannel, callback, keys, login, logout, token, whoami
 from authproxy.pages.parts import (

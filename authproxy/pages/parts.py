@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from authproxy.gate.verdict import PageAnswer, PageCall
-from authproxy.identity.session import Session, Tokens
-from authproxy.identity.state import StateStore
+from authproxy.identity.sessions.session import Session, Tokens
+from authproxy.identity.shared.state import StateStore
 from authproxy.limits.store import LimitStore
 from policies.decision import Refusal
 from policies.id_token import LogoutNotice
@@ -26,7 +26,7 @@ Identify = Callable[[TenantTable, AccessRequest, float], Awaitable[Principal | R
 
 
 class BrowserSessions(Protocol):
-    """What the pages need of ``authproxy.identity.sessions.Sessions``; all raise StoreUnavailable."""
+    """What the pages need of ``authproxy.identity.sessions.sessions.Sessions``; all raise StoreUnavailable."""
 
     async def begin(
         self, tenant: TenantTable, provider: ProviderSpec, tokens: Tokens, request: AccessRequest, now: float
@@ -40,7 +40,7 @@ class BrowserSessions(Protocol):
 
 
 class LoginClient(Protocol):
-    """What the pages need of ``authproxy.identity.oidc.OidcClient``; raises LoginRefused and CannotKnow's kinds."""
+    """What the pages need of ``identity.providers.oidc.OidcClient``; raises LoginRefused and CannotKnow's kinds."""
 
     async def begin(
         self,
@@ -86,13 +86,13 @@ class LoginClient(Protocol):
 
 
 class Exchanger(Protocol):
-    """What the pages need of ``authproxy.identity.own_tokens.OwnTokens``."""
+    """What the pages need of ``authproxy.identity.tokens.own_tokens.OwnTokens``."""
 
     def exchange(self, tenant: TenantTable, principal: Principal, function: str, now: float) -> tuple[str, float]: ...
 
 
 class Revoker(Protocol):
-    """What the pages need of ``authproxy.identity.revocations.Revocations``; both raise StoreUnavailable."""
+    """What the pages need of ``authproxy.identity.shared.revocations.Revocations``; both raise StoreUnavailable."""
 
     async def revoke_subject(self, tenant: str, issuer: str, sub: str, at: float, until: float) -> None: ...
 
@@ -100,7 +100,7 @@ class Revoker(Protocol):
 
 
 class CookieSealer(Protocol):
-    """What the pages need of ``authproxy.identity.seal.Sealer``."""
+    """What the pages need of ``authproxy.identity.sessions.seal.Sealer``."""
 
     def seal(self, tenant: str, purpose: str, name: str, plain: bytes) -> str: ...
 

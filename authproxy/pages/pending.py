@@ -17,7 +17,7 @@ import secrets
 from hmac import compare_digest
 from typing import Final, NamedTuple
 
-from authproxy.identity.cookies import (
+from authproxy.identity.sessions.cookies import (
     MAX_LOGINS,
     clear_cookie,
     login_cookies,

@@ -18,7 +18,7 @@ from hashlib import sha256
 from typing import Final, NamedTuple
 
 from authproxy.gate.verdict import PageAnswer
-from authproxy.identity.own_tokens import ExchangeRefused
+from authproxy.identity.tokens.own_tokens import ExchangeRefused
 from authproxy.pages.answers import document, failure
 from authproxy.pages.form import read_form
 from authproxy.pages.guard import refuse_too_many

@@ -11,7 +11,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from authproxy.identity.session import Session
+from authproxy.identity.sessions.session import Session
 from authproxy.pages.answers import cookies_of, document, page
 from authproxy.pages.logout import logout_targets
 from authproxy.pages.parts import Answered, Parts, Visit, identify

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from authproxy.identity.cookies import MAX_PIECES, PIECE_CHARS, SESSION
-from authproxy.identity.seal import SessionKeys, encode_session, from_text, to_text
-from authproxy.identity.session import Session
+from authproxy.identity.sessions.cookies import MAX_PIECES, PIECE_CHARS, SESSION
+from authproxy.identity.sessions.seal import SessionKeys, encode_session, from_text, to_text
+from authproxy.identity.sessions.session import Session
 from policies.principal import Principal
 from policies.request import MAX_FIELDS_BYTES, AccessRequest, Head, TrustedPeers, read_head
 from policies.tables import TenantTable

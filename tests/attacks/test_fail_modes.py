@@ -63,7 +63,7 @@ def check_unavailable(answer: RawAnswer, status: int, *reasons: str) -> None:
 
 async def test_no_keys_is_503_and_heals(monkeypatch: pytest.MonkeyPatch) -> None:
     """R36 (CVE-2026-31837): provider down from the start: 503 keys-unavailable, never "skip the signature"."""
-    monkeypatch.setattr("authproxy.identity.jwks.MIN_INTERVAL_S", 0.2)
+    monkeypatch.setattr("authproxy.identity.providers.jwks.MIN_INTERVAL_S", 0.2)
     async with exposed() as world:
         world.provider.is_down = True
         token = world.token()

@@ -24,15 +24,15 @@ import aiohttp
 import pytest
 
 from authproxy.audit import configure_logging
-from authproxy.identity.client_auth import Proof
-from authproxy.identity.cookies import Pieces
-from authproxy.identity.http import Document
-from authproxy.identity.key_files import SESSIONS, SIGNING
-from authproxy.identity.redis_link import read_redis_url
-from authproxy.identity.seal import SessionKeys
-from authproxy.identity.session import Session, Tokens
-from authproxy.identity.tickets import Ticket
-from authproxy.identity.token_answer import Grant
+from authproxy.identity.providers.client_auth import Proof
+from authproxy.identity.providers.http import Document
+from authproxy.identity.providers.token_answer import Grant
+from authproxy.identity.sessions.cookies import Pieces
+from authproxy.identity.sessions.seal import SessionKeys
+from authproxy.identity.sessions.session import Session, Tokens
+from authproxy.identity.sessions.tickets import Ticket
+from authproxy.identity.shared.redis_link import read_redis_url
+from authproxy.identity.tokens.key_files import SESSIONS, SIGNING
 from authproxy.pages.pending import Pending
 from policies.request import AccessRequest, Head, ShownProof, TrustedPeers, read_head
 from policies.tokens import Credential

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from authproxy.identity.bearer import BearerIdentity
+from authproxy.identity.tokens.bearer import BearerIdentity
 from policies.decision import Challenge, Deny, Reason
 from policies.principal import Principal
 from policies.tables import TenantTable

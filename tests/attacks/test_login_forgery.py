@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import pytest
 
-from authproxy.identity.cookies import LOGIN, SESSION
+from authproxy.identity.sessions.cookies import LOGIN, SESSION
 from policies.decision import Deny, Reason
 from policies.tenancy import resolve
 from tests.fakes.pages import Browser, PagesWorld, Reply, a_login, a_login_provider

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from authproxy.identity.oidc import LoginRefused, OidcClient
-from authproxy.identity.session import GrantInvalid
+from authproxy.identity.providers.oidc import LoginRefused, OidcClient
+from authproxy.identity.sessions.session import GrantInvalid
 from policies.decision import Reason
 from policies.errors import ProviderUnavailable
 from policies.tables import ProviderSpec, TenantTable
@@ -121,7 +121,7 @@ UNKNOWN_KEYS = {"unknown-kid", "kid-path", "kid-sql", "alg-of-another-key"}
 @pytest.fixture(autouse=True)
 def _quick_refetch(monkeypatch: pytest.MonkeyPatch) -> None:
     """A key that a provider's own token names is waited for until it may be asked for: ten seconds otherwise."""
-    monkeypatch.setattr("authproxy.identity.jwks.MIN_INTERVAL_S", 0.05)
+    monkeypatch.setattr("authproxy.identity.providers.jwks.MIN_INTERVAL_S", 0.05)
 
 
 @pytest.fixture

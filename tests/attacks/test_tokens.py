@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from authproxy.identity.bearer import BearerIdentity
+from authproxy.identity.tokens.bearer import BearerIdentity
 from policies.decision import Challenge, Deny, Reason
 from policies.principal import Principal
 from policies.tables import TenantTable

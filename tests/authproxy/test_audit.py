@@ -285,7 +285,7 @@ def test_what_libraries_log_is_json_too(capsys: pytest.CaptureFixture[str]) -> N
     """One line each with its facts, however often logging is configured; hostile text stays in its line."""
     configure_logging("debug")
     configure_logging("info")
-    logger = logging.getLogger("authproxy.identity.jwks")
+    logger = logging.getLogger("authproxy.identity.providers.jwks")
     logger.warning("keys not fetched: %s", 'x\n{"event": "forged"}', extra={"tenant": "acme"})
     logger.debug("not written")
     try:
@@ -295,7 +295,7 @@ def test_what_libraries_log_is_json_too(capsys: pytest.CaptureFixture[str]) -> N
     logger.critical("worse")
     first, second, third = map(json.loads, capsys.readouterr().err.splitlines())
     assert first["event"] == 'keys not fetched: x\n{"event": "forged"}'
-    assert (first["tenant"], first["area"], first["level"]) == ("acme", "authproxy.identity.jwks", "warning")
+    assert (first["tenant"], first["area"], first["level"]) == ("acme", "authproxy.identity.providers.jwks", "warning")
     assert (second["event"], second["level"]) == ("unexpected", "error")
     assert "ValueError" in second["exception"]
     assert third["level"] == "error"

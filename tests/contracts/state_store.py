@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from authproxy.identity.state import StateStore, key
+from authproxy.identity.shared.state import StateStore, key
 
 _names = itertools.count()
 

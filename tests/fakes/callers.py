@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
-from authproxy.identity.bearer import BearerIdentity
 from authproxy.identity.callers import Callers
-from authproxy.identity.introspection import Introspection
-from authproxy.identity.revocations import Revocations
-from authproxy.identity.state import StateStore
-from authproxy.identity.state_memory import MemoryState
-from authproxy.identity.userinfo import UserInfo
+from authproxy.identity.shared.revocations import Revocations
+from authproxy.identity.shared.state import StateStore
+from authproxy.identity.shared.state_memory import MemoryState
+from authproxy.identity.tokens.bearer import BearerIdentity
+from authproxy.identity.tokens.introspection import Introspection
+from authproxy.identity.tokens.userinfo import UserInfo
 from policies.decision import Deny, Reason, Refusal
 from policies.errors import StoreUnavailable
 from policies.principal import API_KEY_PROVIDER, Confirmation, Principal

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from authproxy.identity.bearer import BearerIdentity
-from authproxy.identity.http import ProviderHttp
+from authproxy.identity.providers.http import ProviderHttp
 from authproxy.identity.secrets import Secrets
+from authproxy.identity.tokens.bearer import BearerIdentity
 from policies.request import AccessRequest, Target
 from policies.tables import (
     Ceilings,

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from authproxy.identity.accounts import AccountKeys
-from authproxy.identity.http import ProviderHttp
-from authproxy.identity.jwks import JwksCache
-from authproxy.identity.oidc import OidcClient
+from authproxy.identity.providers.accounts import AccountKeys
+from authproxy.identity.providers.http import ProviderHttp
+from authproxy.identity.providers.jwks import JwksCache
+from authproxy.identity.providers.oidc import OidcClient
+from authproxy.identity.providers.trust import TrustStore
 from authproxy.identity.secrets import Secrets
-from authproxy.identity.session import Session, Tokens
-from authproxy.identity.trust import TrustStore
+from authproxy.identity.sessions.session import Session, Tokens
 from policies.tables import TenantTable
 from tests.fakes.identity import Clock, CountingMetric
 from tests.fakes.login_provider import CODE, NONCE, REDIRECT_URI, VERIFIER

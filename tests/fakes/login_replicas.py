@@ -28,7 +28,7 @@ from authproxy.demo.people import PASSWORD
 from authproxy.demo.provider import CLIENT_ID, Provider
 from authproxy.demo.provider_grants import Grant, ProviderSession
 from authproxy.demo.provider_tokens import LOGOUT_EVENT, LOGOUT_JWT, LOGOUT_TOKEN_S
-from authproxy.identity.api_key_file import new_key, write_line
+from authproxy.identity.tokens.api_key_file import new_key, write_line
 from authproxy.settings import Settings
 from tests.fakes.openfaas import FakeOpenFaas, Invocation
 from tests.fakes.own_keys import session_key, signing_key

@@ -6,8 +6,8 @@ import os
 from base64 import urlsafe_b64encode
 from pathlib import Path
 
-from authproxy.identity.key_files import SESSIONS, SIGNING
-from authproxy.identity.keyring import KeyFolder
+from authproxy.identity.tokens.key_files import SESSIONS, SIGNING
+from authproxy.identity.tokens.keyring import KeyFolder
 from tests.fakes.identity import Clock
 from tests.fakes.provider import Key, Kind
 

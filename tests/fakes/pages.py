@@ -15,12 +15,12 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from authproxy.gate.verdict import Case, PageAnswer, PageCall
-from authproxy.identity.cookies import SESSION
-from authproxy.identity.oidc import LoginRefused
-from authproxy.identity.seal import Sealer, SessionKeys
-from authproxy.identity.session import Session, Tokens
-from authproxy.identity.sessions import Sessions
-from authproxy.identity.state_memory import MemoryState
+from authproxy.identity.providers.oidc import LoginRefused
+from authproxy.identity.sessions.cookies import SESSION
+from authproxy.identity.sessions.seal import Sealer, SessionKeys
+from authproxy.identity.sessions.session import Session, Tokens
+from authproxy.identity.sessions.sessions import Sessions
+from authproxy.identity.shared.state_memory import MemoryState
 from authproxy.limits.memory import MemoryStore
 from authproxy.pages.pages import Pages
 from policies.decision import Challenge, Deny, Page, Reason, Refusal

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
-from authproxy.identity.session import GrantInvalid, Session, Tokens
-from authproxy.identity.state import StateStore
+from authproxy.identity.sessions.session import GrantInvalid, Session, Tokens
+from authproxy.identity.shared.state import StateStore
 from policies.errors import StoreUnavailable
 from policies.tables import ProviderSpec, SessionsSpec, TenantTable
 from tests.fakes.identity import a_provider, a_tenant

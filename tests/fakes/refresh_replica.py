@@ -17,10 +17,10 @@ from collections import Counter
 
 import aiohttp
 
-from authproxy.identity.refresh import Refresher
-from authproxy.identity.session import GrantInvalid, Session, Tokens
-from authproxy.identity.state_memory import MemoryState
-from authproxy.identity.state_redis import RedisState
+from authproxy.identity.sessions.refresh import Refresher
+from authproxy.identity.sessions.session import GrantInvalid, Session, Tokens
+from authproxy.identity.shared.state_memory import MemoryState
+from authproxy.identity.shared.state_redis import RedisState
 from policies.errors import ProviderUnavailable
 from policies.tables import ProviderSpec, TenantTable
 from tests.fakes.refresh import PROVIDER, stale_session, tenant_of, tokens_for

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from authproxy.identity.seal import Sealer, SessionKeys
-from authproxy.identity.session import Session, Tokens
-from authproxy.identity.sessions import Sessions, renewed
+from authproxy.identity.sessions.seal import Sealer, SessionKeys
+from authproxy.identity.sessions.session import Session, Tokens
+from authproxy.identity.sessions.sessions import Sessions, renewed
 from policies.errors import StoreUnavailable
 from policies.principal import Principal
 from policies.request import AccessRequest

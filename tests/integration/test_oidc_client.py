@@ -16,8 +16,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from authproxy.identity.oidc import LoginRefused, OidcClient
-from authproxy.identity.session import GrantInvalid, Tokens
+from authproxy.identity.providers.oidc import LoginRefused, OidcClient
+from authproxy.identity.sessions.session import GrantInvalid, Tokens
 from policies.claims import groups_of
 from policies.tables import TenantTable
 from tests.fakes.identity import Clock, a_tenant

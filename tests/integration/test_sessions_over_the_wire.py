@@ -19,7 +19,7 @@ import pytest
 from aiohttp import web
 
 from authproxy.demo import people
-from authproxy.identity.key_files import SESSIONS, SIGNING
+from authproxy.identity.tokens.key_files import SESSIONS, SIGNING
 from tests.fakes.login_replicas import (
     CI_KEY,
     PORT,
@@ -66,7 +66,7 @@ def short_lives(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def keys_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Portero looks at its folder of keys with every request, not every two seconds."""
-    monkeypatch.setattr("authproxy.identity.keyring.LOOK_S", 0.0)
+    monkeypatch.setattr("authproxy.identity.tokens.keyring.LOOK_S", 0.0)
 
 
 def told(answer: RawAnswer) -> dict[str, str]:

@@ -136,7 +136,7 @@ async def test_keys_rotate_under_traffic_and_nobody_fails(monkeypatch: pytest.Mo
 
     Ten seconds between two fetches of keys are made 0.2 s, so that rotations may follow each other within the test.
     """
-    monkeypatch.setattr("authproxy.identity.jwks.MIN_INTERVAL_S", 0.2)
+    monkeypatch.setattr("authproxy.identity.providers.jwks.MIN_INTERVAL_S", 0.2)
     async with running_login_world([IssuerSettings(client_claims=CLAIMS)]) as world:
         client, is_over, statuses = await party(world), asyncio.Event(), []
 

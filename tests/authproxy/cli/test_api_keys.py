@@ -16,9 +16,9 @@ from click.testing import CliRunner, Result
 
 from authproxy.cli import api_keys
 from authproxy.cli.token import token
-from authproxy.identity.api_key_file import read_lines
-from authproxy.identity.api_keys import ApiKeys
 from authproxy.identity.secrets import MAX_SECRET_BYTES, Secrets
+from authproxy.identity.tokens.api_key_file import read_lines
+from authproxy.identity.tokens.api_keys import ApiKeys
 from policies.principal import Principal
 from policies.tables import ApiKeySpec
 from tests.fakes.identity import a_request, a_tenant

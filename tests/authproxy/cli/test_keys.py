@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from authproxy.cli.keys import keys
-from authproxy.identity.key_files import SESSIONS, SIGNING
-from authproxy.identity.keyring import KeyFolder
+from authproxy.identity.tokens.key_files import SESSIONS, SIGNING
+from authproxy.identity.tokens.keyring import KeyFolder
 from tests.fakes.own_keys import session_key, signing_key, write_file
 
 

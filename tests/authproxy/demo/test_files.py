@@ -9,7 +9,7 @@ import jwt
 import pytest
 
 from authproxy.demo.files import AccountUnknown, DemoFiles, example_folder, namespaces_of_example, prepare
-from authproxy.identity.keyring import KeyFolder
+from authproxy.identity.tokens.keyring import KeyFolder
 from policies.errors import PorteroError
 
 ISSUER = "http://127.0.0.1:1111"

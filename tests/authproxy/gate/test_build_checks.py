@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from authproxy.gate.build_checks import Doubts, unshared_sessions, unusable_secrets
-from authproxy.identity.api_key_file import new_key, write_line
-from authproxy.identity.keyring import KeyFolder
 from authproxy.identity.secrets import Secrets
+from authproxy.identity.tokens.api_key_file import new_key, write_line
+from authproxy.identity.tokens.keyring import KeyFolder
 from policies.tables import ApiKeySpec, ClientSpec, LoginSpec, PolicySet, SessionsSpec, TenantTable
 from tests.fakes.identity import Clock, a_provider, a_tenant
 from tests.fakes.own_keys import a_key_folder

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from authproxy.gate.identify import Identifier
-from authproxy.identity.flights import MAX_IN_FLIGHT
+from authproxy.identity.tokens.flights import MAX_IN_FLIGHT
 from authproxy.limits.memory import MemoryStore
 from policies.decision import Challenge, Deny, Reason
 from policies.principal import Principal

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from authproxy.identity.session import Session, Tokens
+from authproxy.identity.sessions.session import Session, Tokens
 from policies.gcra import NOTHING_TO_SPEND, Spent
 from policies.tables import TenantTable
 from tests.fakes.identity import a_request

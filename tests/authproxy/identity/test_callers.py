@@ -12,15 +12,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from authproxy.identity.api_keys import ApiKeys
 from authproxy.identity.caller_sources import KeySource, OwnTokenSource, RevocationsSeen, SessionSource
-from authproxy.identity.introspection import IntrospectionClient
-from authproxy.identity.oidc import OidcClient
-from authproxy.identity.own_tokens import OwnTokens, issuer_of
-from authproxy.identity.revocations import Revocations
-from authproxy.identity.sessions import Sessions
-from authproxy.identity.state_memory import MemoryState
-from authproxy.identity.userinfo import UserInfoClient
+from authproxy.identity.providers.oidc import OidcClient
+from authproxy.identity.sessions.sessions import Sessions
+from authproxy.identity.shared.revocations import Revocations
+from authproxy.identity.shared.state_memory import MemoryState
+from authproxy.identity.tokens.api_keys import ApiKeys
+from authproxy.identity.tokens.introspection import IntrospectionClient
+from authproxy.identity.tokens.own_tokens import OwnTokens, issuer_of
+from authproxy.identity.tokens.userinfo import UserInfoClient
 from policies.decision import Challenge, Deny, Reason, Refusal
 from policies.errors import ProviderUnavailable
 from policies.peers import TrustedPeers

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from authproxy.identity.accounts import read_account, unusable_accounts
-from authproxy.identity.keys import SetRefused
+from authproxy.identity.providers.accounts import read_account, unusable_accounts
+from authproxy.identity.providers.keys import SetRefused
 from authproxy.identity.secrets import MAX_SECRET_BYTES, Secrets, SecretUnavailable
 from policies.tables import PolicySet
 from tests.fakes.identity import a_tenant, an_account

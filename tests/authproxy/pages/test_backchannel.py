@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from authproxy.identity.state_memory import MemoryState
+from authproxy.identity.shared.state_memory import MemoryState
 from policies.decision import Reason
 from policies.errors import ProviderUnavailable, StoreUnavailable
 from policies.id_token import LogoutNotice

@@ -7,11 +7,11 @@ from typing import NoReturn
 
 import pytest
 
-from authproxy.identity.cookies import LOGIN, SESSION
-from authproxy.identity.oidc import LoginRefused
-from authproxy.identity.session import SessionOver
-from authproxy.identity.sessions import SessionTooLarge
-from authproxy.identity.state_memory import MemoryState
+from authproxy.identity.providers.oidc import LoginRefused
+from authproxy.identity.sessions.cookies import LOGIN, SESSION
+from authproxy.identity.sessions.session import SessionOver
+from authproxy.identity.sessions.sessions import SessionTooLarge
+from authproxy.identity.shared.state_memory import MemoryState
 from policies.decision import Deny, Reason
 from policies.errors import KeysUnavailable, ProviderUnavailable, StoreUnavailable
 from tests.fakes.pages import PagesWorld, a_login_provider

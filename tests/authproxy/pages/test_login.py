@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from authproxy.identity.cookies import LOGIN, SESSION
+from authproxy.identity.sessions.cookies import LOGIN, SESSION
 from authproxy.pages.guard import BURST
 from authproxy.pages.parts import Identify
 from authproxy.pages.pending import MAX_OURS_BYTES

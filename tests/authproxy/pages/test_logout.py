@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from authproxy.identity.cookies import SESSION
+from authproxy.identity.sessions.cookies import SESSION
 from authproxy.pages import logout
 from policies.decision import Reason
 from policies.errors import ProviderUnavailable, StoreUnavailable

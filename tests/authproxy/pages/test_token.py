@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from authproxy.identity.cookies import SESSION
-from authproxy.identity.own_tokens import ExchangeRefused, OwnTokens
+from authproxy.identity.sessions.cookies import SESSION
+from authproxy.identity.tokens.own_tokens import ExchangeRefused, OwnTokens
 from authproxy.pages.guard import BURST
 from authproxy.pages.token import ACCESS_TOKEN, GRANT_TYPE, JWT
 from policies.decision import Deny, Reason

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from authproxy.identity.cookies import SESSION
+from authproxy.identity.sessions.cookies import SESSION
 from policies.decision import Deny, Reason, RuleRef
 from policies.principal import Principal
 from policies.rbac_table import BindingInput, RoleInput, build_table
