@@ -86,6 +86,10 @@ def _provider(
     login = introspection = None
     if provider.login is not None:
         login = compile_login(source, provider.login, provider.name, (*path, "login"), findings)
+        if login.client.client_id in provider.audiences:
+            text = "the login's client_id is one of the audiences: an ID token may then pass for an access token; "
+            text += "expected audiences of the functions' own, if the provider gives out any"
+            findings.warning(source, text, *path, "audiences")
     if provider.introspection is not None:
         introspection = compile_introspection(source, provider.introspection, (*path, "introspection"), findings)
     return ProviderSpec(

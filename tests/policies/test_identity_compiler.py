@@ -110,6 +110,13 @@ def test_login_is_no_longer_warned_of() -> None:
     assert warnings_of(folder(WITH_LOGIN + "client_secret: s}}]\n")) == []
 
 
+def test_a_client_that_is_an_audience_is_warned_of() -> None:
+    """Its ID tokens are for the client, and would be for the functions, too."""
+    text = (WITH_LOGIN + "client_secret: s}}]\n").replace("client_id: c,", "client_id: a,")
+    (warning,) = warnings_of(folder(text))
+    assert "an ID token may then pass for an access token" in warning
+
+
 def test_endpoints_may_be_plain_on_loopback_for_the_demo() -> None:
     """As issuers may, and nowhere else."""
     text = PROVIDER + "endpoints: {token_endpoint: 'http://127.0.0.1:1/t'}}]\n"
