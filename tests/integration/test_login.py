@@ -228,7 +228,7 @@ async def post(world: LoginWorld, path: str, form: dict[str, str]) -> int:
 def short_lives(monkeypatch: pytest.MonkeyPatch) -> None:
     """Portero takes a lifetime of seconds for what it is, where it would make half a minute of it."""
     for module in ("token_answer", "grants"):
-        monkeypatch.setattr(f"authproxy.identity.{module}.MIN_LIFETIME_S", 0.1)
+        monkeypatch.setattr(f"authproxy.identity.providers.{module}.MIN_LIFETIME_S", 0.1)
 
 
 async def test_a_login_is_refreshed_with_rotation_and_new_groups(short_lives: None) -> None:

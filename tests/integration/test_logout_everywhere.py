@@ -49,7 +49,7 @@ async def world(redis: RedisServer) -> AsyncIterator[LoginReplicas]:
 def short_lives(monkeypatch: pytest.MonkeyPatch) -> None:
     """Portero takes a lifetime of seconds for what it is, where it would make half a minute of it."""
     for module in ("token_answer", "grants"):
-        monkeypatch.setattr(f"authproxy.identity.{module}.MIN_LIFETIME_S", 0.1)
+        monkeypatch.setattr(f"authproxy.identity.providers.{module}.MIN_LIFETIME_S", 0.1)
 
 
 def say(measured: str) -> None:

@@ -51,7 +51,7 @@ async def running() -> AsyncIterator[OidcWorld]:
     with pytest.MonkeyPatch.context() as patch:
         # Lifetimes of seconds are taken for what they are, where Portero would make half a minute of them or refuse.
         for module in ("token_answer", "grants"):
-            patch.setattr(f"authproxy.identity.{module}.MIN_LIFETIME_S", 0.1)
+            patch.setattr(f"authproxy.identity.providers.{module}.MIN_LIFETIME_S", 0.1)
         patch.setattr("policies.group_compiler.MIN_MAX_AGE_S", 1.0)
         patch.setattr("authproxy.identity.providers.jwks.MIN_INTERVAL_S", INTERVAL_S)
         async with running_oidc_world() as world:

@@ -480,7 +480,7 @@ class AnyWorld(RuleBasedStateMachine):
         self.asking = [False, False]
         self.calling: list[str | None] = [None, None]
         self.woken_at: list[float | None] = [None, None]
-        self.concurrency: int | None = None
+        self.concurrency: list[int | None] = [None, None]
 
     def feed(self, event: Any) -> None:
         at = self.at
@@ -500,8 +500,8 @@ class AnyWorld(RuleBasedStateMachine):
                 case Release(ticket):
                     assert ticket == min([*waiting, ticket]), "Q11: first in, first out"
                     assert room.ready > 0
-                    if self.concurrency is not None:
-                        assert room.in_flight <= room.ready * self.concurrency, "Q8"
+                    if (concurrency := self.concurrency[at]) is not None:
+                        assert room.in_flight <= room.ready * concurrency, "Q8"
                     waiting.pop(ticket, None)
                 case Refuse(ticket, _, retry_after_s):
                     assert retry_after_s is None or retry_after_s >= 1
@@ -526,7 +526,7 @@ class AnyWorld(RuleBasedStateMachine):
         self.feed(
             arrived(
                 ticket, self.now, tenant=tenant, wait_s=wait_s, max_held=max_held, tenant_ceiling=ceiling,
-                concurrency=self.concurrency,
+                concurrency=self.concurrency[self.at],
             )
         )  # fmt: skip
         assert len(self.rooms[self.at].line) <= max(before[0], max_held)
@@ -596,12 +596,13 @@ class AnyWorld(RuleBasedStateMachine):
         room = self.rooms[self.at]
         waits = bool(room.line)
         if not waits:
-            self.concurrency = concurrency
-        if room.admit(self.concurrency, self.now):
+            self.concurrency[self.at] = concurrency
+        holds = self.concurrency[self.at]
+        if room.admit(holds, self.now):
             assert not waits, "Q11: nobody overtakes"
             assert room.ready
-            if self.concurrency is not None:
-                assert room.in_flight <= room.ready * self.concurrency
+            if holds is not None:
+                assert room.in_flight <= room.ready * holds
 
     @invariant()
     def places_are_counted(self) -> None:
