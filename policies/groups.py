@@ -34,6 +34,12 @@ _SIGNS: Final = frozenset('"+;<>\\#')
 """Without one of them a name is what it seems: commas separate, and values have no escapes."""
 _ESCAPABLE: Final = _SPECIAL | frozenset(" #=")
 
+_MEMO_ENTRIES: Final = 4096
+"""Spellings remembered of each form: people share groups, and a session that is opened has them normalised anew."""
+_MEMO_CHARS: Final = 256
+"""Longer ones are normalised each time: together these bound the memos to about 6 MiB."""
+_MEMO: Final[dict[Form, dict[str, str]]] = {"names": {}, "object_ids": {}, "distinguished_names": {}}
+
 Part = tuple[str, bool]
 """A character, or (when True) two hexadecimal digits of a byte that was escaped."""
 
@@ -46,7 +52,15 @@ def normalise(group: str, form: Form) -> str | None:
     may be another. object_ids: a UUID in lower case, a security identifier in upper case. distinguished_names: types
     and values without case, escapes only where they are needed, several values of one level sorted, no blanks around.
     """
-    return _NORMALISERS[form](group)
+    memo = _MEMO[form]
+    known = memo.get(group)
+    if known is None:
+        known = _NORMALISERS[form](group)
+        if known is not None and len(group) <= _MEMO_CHARS:
+            if len(memo) >= _MEMO_ENTRIES:
+                memo.clear()
+            memo[group] = known
+    return known
 
 
 def _name(group: str) -> str | None:

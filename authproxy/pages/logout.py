@@ -89,7 +89,7 @@ async def _end_session_url(parts: Parts, visit: Visit, provider: ProviderSpec, s
             url = await parts.client.end_session_url(
                 visit.tenant,
                 provider,
-                id_token=session.id_token,
+                id_token=None if session.id_token is None else str(session.id_token),
                 post_logout_redirect_uri=visit.request.own_origin + LOGOUT_PATH,
                 state=secrets.token_urlsafe(16),
             )

@@ -131,6 +131,22 @@ class CountingMetric:
     def add(self, labels: tuple[str, ...], /) -> None:
         self.counts[labels] += 1
 
+    def cell(self, labels: tuple[str, ...], /) -> list[float]:
+        return _Cell(self.counts, labels)
+
+
+class _Cell(list[float]):
+    """Adds to ``counts`` what is added to its one element."""
+
+    def __init__(self, counts: Counter[tuple[str, ...]], labels: tuple[str, ...]) -> None:
+        super().__init__([0.0])
+        self._counts = counts
+        self._labels = labels
+
+    def __setitem__(self, at: Any, value: Any) -> None:
+        self._counts[self._labels] += int(value - self[0])
+        super().__setitem__(at, value)
+
 
 class CountingMetrics:
     """Stands in for ``authproxy.metrics.Metrics``."""

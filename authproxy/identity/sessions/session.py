@@ -7,9 +7,12 @@ Refreshing makes a further *version* of the same session. Refuses to know cookie
 
 from __future__ import annotations
 
+from binascii import b2a_base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
+
+_TO_URL: Final = bytes.maketrans(b"+/", b"-_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,31 @@ class Tokens:
     """Of the access token, or of the ID token where the provider says nothing of the former; Unix seconds."""
     fetched_at: float
     """When the claims were had, Unix seconds."""
+
+
+class PackedJwt:
+    """
+    A JWT as a record keeps it; its text is made when somebody wants it: a session is opened often, and hardly ever does
+    anybody ask for its ID token. Equal to its text.
+    """
+
+    __slots__ = ("parts",)
+
+    def __init__(self, header: bytes, payload: bytes, signature: bytes) -> None:
+        self.parts = (header, payload, signature)
+
+    def __str__(self) -> str:
+        texts = [b2a_base64(part, newline=False).rstrip(b"=") for part in self.parts]
+        return b".".join(texts).translate(_TO_URL).decode("ascii")
+
+    def __repr__(self) -> str:
+        return "PackedJwt(...)"
+
+    def __eq__(self, other: object) -> bool:
+        return str(self) == str(other) if isinstance(other, PackedJwt | str) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(str(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +85,7 @@ class Session:
     """``idle_s`` counts from here; written anew only now and then."""
     fresh_until: float
     """From then on the claims have to be fetched again (access token expired, or groups too old)."""
-    id_token: str | None = field(repr=False)
+    id_token: str | PackedJwt | None = field(repr=False)
     access_token: str | None = field(repr=False)
     refresh_token: str | None = field(repr=False)
     fetched_at: float = 0.0

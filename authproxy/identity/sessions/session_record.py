@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import zlib
 from binascii import Error as Base64Error
-from binascii import a2b_base64, b2a_base64
+from binascii import a2b_base64
 from typing import Any, Final
 
 import msgspec
 
-from authproxy.identity.sessions.session import Session
+from authproxy.identity.sessions.session import PackedJwt, Session
 
 MAX_BYTES: Final = 1024 * 1024
 """Of claims and ID token, inflated."""
@@ -32,7 +32,6 @@ _LEVEL: Final = 6
 _BIG_INTEGER: Final = 1
 """Code of MessagePack's extension for integers beyond 64 bits, in decimal digits."""
 _MAX_DIGITS: Final = 64
-_TO_URL: Final = bytes.maketrans(b"+/", b"-_")
 
 
 class _Record(msgspec.Struct, array_like=True, gc=False):
@@ -103,7 +102,7 @@ def encode_session(session: Session) -> bytes:
         is_deflated,
         readable,
         signature,
-        session.id_token if signature is None else None,
+        session.id_token if isinstance(session.id_token, str) and signature is None else None,
         session.access_token,
         session.refresh_token,
     )
@@ -130,9 +129,9 @@ def decode_session(data: bytes, tenant: str) -> Session | None:
                 claims.pop(name, None)
     except (msgspec.MsgspecError, zlib.error, ValueError, RecursionError):
         return None
-    id_token = record.id_token
+    id_token: str | PackedJwt | None = record.id_token
     if record.id_signature is not None:
-        id_token = _jwt(parts.id_header, parts.id_payload, record.id_signature)
+        id_token = PackedJwt(parts.id_header, parts.id_payload, record.id_signature)
     return Session(
         record.id,
         record.secret,
@@ -186,8 +185,10 @@ def _inflate(data: bytes) -> bytes | None:
     return inflated if inflater.eof and not inflater.unused_data else None
 
 
-def _segments(token: str | None) -> tuple[bytes, bytes, bytes] | None:
+def _segments(token: str | PackedJwt | None) -> tuple[bytes, bytes, bytes] | None:
     """The three parts of a JWT, if they are the same text again when written; a quarter shorter, and to be deflated."""
+    if isinstance(token, PackedJwt):
+        return token.parts
     if token is None or not token.isascii():
         return None
     texts = token.split(".", 3)
@@ -200,13 +201,8 @@ def _segments(token: str | None) -> tuple[bytes, bytes, bytes] | None:
         except Base64Error:
             return None
         parts.append(part)
-    return (parts[0], parts[1], parts[2]) if _jwt(*parts) == token else None
-
-
-def _jwt(*parts: bytes) -> str:
-    """In one go: this is done for each session opened, though few need it."""
-    texts = [b2a_base64(part, newline=False).rstrip(b"=") for part in parts]
-    return b".".join(texts).translate(_TO_URL).decode("ascii")
+    packed = PackedJwt(parts[0], parts[1], parts[2])
+    return packed.parts if packed == token else None
 
 
 def _with_big_integers(value: Any) -> Any:

@@ -88,8 +88,7 @@ class BearerIdentity:
             lambda tenant, provider: JwksCache(tenant, provider, http, clock=clock, fetches=fetches),
             lambda tenant, account: accounts.AccountKeys(tenant, account, secrets),
         )
-        count = metrics.token_cache_total.add if metrics is not None else _count_nothing
-        self._tokens = TokenCache(self._trust, count, max_tokens)
+        self._tokens = TokenCache(self._trust, None if metrics is None else metrics.token_cache_total, max_tokens)
         self.unusable_groups = 0
         """Tokens verified whose groups claim could not be used."""
 
@@ -211,7 +210,3 @@ class BearerIdentity:
 def _in(tenant: TenantTable, refusal: Refusal) -> Refusal:
     """The refusal with its tenant, for those who count and audit it."""
     return replace(refusal, tenant=tenant.name)
-
-
-def _count_nothing(labels: tuple[str], /) -> None:
-    """Stands in for a counter."""

@@ -10,7 +10,6 @@ good ones. It refuses to know tokens: it sees digests.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
 from authproxy.identity.providers.keys import KeySet, SigningKey
@@ -38,6 +37,9 @@ class CacheCounter(Protocol):
 
     def add(self, labels: tuple[str], /) -> None: ...
 
+    def cell(self, labels: tuple[str], /) -> list[float]:
+        """Where the number of one outcome stands: hits are counted on every request."""
+
 
 class Known:
     """A token that was verified. Mutable in ``keys``, which follows the set in use, and in ``settled``."""
@@ -52,8 +54,10 @@ class Known:
         "principal",
         "settled",
         "size",
+        "tenant",
         "thumbprint",
         "trusted",
+        "was_used",
     )
 
     def __init__(
@@ -75,6 +79,9 @@ class Known:
         self.keys = keys
         self.thumbprint = key.thumbprint
         self.epoch = epoch
+        self.tenant: TenantTable | None = None
+        """The generation of its tenant's policy that was last seen to have the same terms for its issuer."""
+        self.was_used = False
         self.settled = -1
         """Generation of revocations at which nothing was left to ask about the caller but this entry (``callers``)."""
 
@@ -96,17 +103,18 @@ class _Forged(NamedTuple):
 
 class TokenCache:
     """
-    Bounded; the least recently used goes first.
+    Bounded; what was not used for long goes first.
 
     Args:
         trust: whom each tenant trusts now.
-        count: called with the outcome of each look.
+        counter: of looks by outcome; None: nothing is counted.
         max_tokens: good tokens kept, of all tenants together.
     """
 
-    def __init__(self, trust: TrustStore, count: Callable[[tuple[str]], None], max_tokens: int) -> None:
+    def __init__(self, trust: TrustStore, counter: CacheCounter | None, max_tokens: int) -> None:
         self._trust = trust
-        self._count = count
+        self._hits = counter.cell(("hit",)) if counter is not None else [0.0]
+        self._count = counter.add if counter is not None else _count_nothing
         self._max_tokens = max_tokens
         self._tokens: OrderedDict[Slot, Known] = OrderedDict()
         self._claims_bytes = 0
@@ -119,20 +127,21 @@ class TokenCache:
         if known is None:
             return None
         trusted = known.trusted
-        if (
-            not known.not_before <= now < known.expires_at
-            or known.epoch != self._epoch
-            or self._trust.of(tenant).get(known.issuer) is not trusted
-        ):
+        if not known.not_before <= now < known.expires_at or known.epoch != self._epoch:
             self._drop(slot)
             return None
+        if known.tenant is not tenant:  # another generation of policy: are its terms for this issuer the same?
+            if self._trust.of(tenant).get(known.issuer) is not trusted:
+                self._drop(slot)
+                return None
+            known.tenant = tenant
         keys = trusted.source.current(now)
         if keys is not known.keys:
             if keys is None or not known.is_signed_in(keys):
                 return None
             known.keys = keys
-        self._tokens.move_to_end(slot)
-        self._count(("hit",))
+        known.was_used = True
+        self._hits[0] += 1
         return known
 
     def find_refusal(self, tenant: TenantTable, slot: Slot, now: float) -> Refusal | None:
@@ -162,7 +171,7 @@ class TokenCache:
         known = self._tokens[slot] = Known(principal, header, trusted, keys, key, self._epoch)
         self._claims_bytes += known.size
         while len(self._tokens) > self._max_tokens or self._claims_bytes > MAX_CLAIMS_BYTES:
-            self._drop(next(iter(self._tokens)))
+            self._drop_one()
 
     def keep_refusal(self, slot: Slot, refusal: Refusal, issuer: str, trusted: Trusted, now: float) -> None:
         """Remember a bad token for a moment; not one that time alone may make good."""
@@ -183,7 +192,21 @@ class TokenCache:
         self._claims_bytes = 0
         self._forged.clear()
 
+    def _drop_one(self) -> None:
+        """The oldest that was not used since it was looked at last (second chance: a hit costs a mark, no move)."""
+        while True:
+            slot, known = next(iter(self._tokens.items()))
+            if not known.was_used:
+                self._drop(slot)
+                return
+            known.was_used = False
+            self._tokens.move_to_end(slot)
+
     def _drop(self, slot: Slot) -> None:
         known = self._tokens.pop(slot, None)
         if known is not None:
             self._claims_bytes -= known.size
+
+
+def _count_nothing(labels: tuple[str], /) -> None:
+    """Stands in for a counter."""
