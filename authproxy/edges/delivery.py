@@ -244,7 +244,7 @@ class Delivery:
         """One of Portero's own pages: read the body, ask ``pages``, write the answer. Nothing reaches the platform."""
         answer: PageAnswer | Refusal
         try:
-            body = await self._read_body(exchange)
+            body = await self._read_body(exchange, call.request.content_length or 0)
             answer = body if isinstance(body, Deny) else await self._pages.answer(call, body)
         except (ClientGone, asyncio.CancelledError) as gone:
             self._gate.page_refused(call, Deny(Reason.CLIENT_GONE))
@@ -261,9 +261,11 @@ class Delivery:
         else:
             self._refuse(self._gate.page_refused(call, answer), exchange)
 
-    async def _read_body(self, exchange: PublicExchange) -> bytes | Deny:
+    async def _read_body(self, exchange: PublicExchange, declared_bytes: int) -> bytes | Deny:
         """The whole body, or why it is not taken. Raises: ClientGone."""
         most = self._pages.max_body_bytes
+        if declared_bytes > most:  # said before it is sent, to who asked whether to send it
+            return Deny(Reason.BODY_TOO_LARGE, f"this page takes at most {most} bytes")
         try:
             await exchange.send_continue()
             body = b""
