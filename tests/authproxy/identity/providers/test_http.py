@@ -12,6 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from authproxy.identity.providers import addresses
 from authproxy.identity.providers.addresses import AddressRefused, Reach, VettingResolver, reach_of
 from authproxy.identity.providers.http import ProviderHttp, is_same_site
 from authproxy.identity.providers.places import MAX_PER_HOST, MAX_REQUESTS
@@ -200,6 +201,35 @@ async def test_a_name_that_rebinds_is_asked_once_and_dialled_as_vetted(listener:
     await http.close()
     assert asked == ["rebind.example"] * 3
     assert listener.connections == 0
+
+
+async def test_a_name_that_rebinds_after_it_was_vetted_is_dialled_where_it_was(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DNS rebinding between the look and the dial: there is one look a connection, and the next one is vetted anew."""
+    public, answers = "127.0.0.2", [["127.0.0.2"], ["127.0.0.1"]]
+    monkeypatch.setattr(addresses, "reach_of", lambda ip: Reach.PUBLIC if ip == public else reach_of(ip))
+    dialled: list[str] = []
+    asked: list[str] = []
+
+    async def lookup(host: str, port: int) -> list[str]:
+        asked.append(host)
+        return answers[min(len(asked), len(answers)) - 1]
+
+    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        dialled.append(public)
+        writer.close()
+
+    async with await asyncio.start_server(connected, public, listener.port):
+        http = ProviderHttp(lookup=lookup, timeout_s=1)
+        url = f"https://rebind.example:{listener.port}/jwks"
+        with pytest.raises(ProviderUnavailable) as first:
+            await http.get(url, NONE)
+        with pytest.raises(ProviderUnavailable, match="private_hosts"):
+            await http.get(url, NONE)
+        await http.close()
+    assert "private_hosts" not in str(first.value)
+    assert (asked, dialled, listener.connections) == (["rebind.example"] * 2, [public], 0)
 
 
 async def test_http_is_for_loopback_and_with_leave_only() -> None:
