@@ -115,7 +115,7 @@ LOGOUT_CLAIMS: dict[str, dict[str, Any]] = {
 
 NO_TOKENS = {"blank", "huge", "json-form"}
 """Forgeries that a token endpoint may not answer with, whatever they claim."""
-UNKNOWN_KEYS = {"unknown-kid", "kid-path", "kid-sql", "alg-of-another-key"}
+UNKNOWN_KEYS = {"unknown-kid", "kid-path", "kid-sql", "kid-unicode", "alg-of-another-key"}
 
 
 @pytest.fixture(autouse=True)

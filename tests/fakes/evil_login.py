@@ -203,6 +203,7 @@ FORGERIES: Mapping[str, Forge] = {
     "kid-path": _header(kid="../../../../dev/null"),
     "kid-sql": _header(kid="k1' or '1'='1"),
     "kid-long": _header(kid="k" * 300),
+    "kid-unicode": _header(kid="\u217c1"),
     "kid-number": _header(kid=7),
     "typ-at+jwt": _header(typ="at+jwt"),
     "typ-dpop": _header(typ="dpop+jwt"),
@@ -216,6 +217,12 @@ FORGERIES: Mapping[str, Forge] = {
     "signature-cut": _cut_signature,
     "claims-array": lambda header, claims, key: _signed(header, json.dumps([claims]).encode(), key),
     "claims-nan": lambda header, claims, key: _signed(header, json.dumps(claims | {"x": float("nan")}).encode(), key),
+    "exp-infinity": lambda header, claims, key: _signed(
+        header, json.dumps(claims | {"exp": float("inf")}).encode(), key
+    ),
+    "exp-beyond-floats": lambda header, claims, key: _signed(
+        header, json.dumps(claims | {"exp": 0}).replace('"exp": 0', '"exp": 1e999').encode(), key
+    ),
     "claims-deep": lambda header, claims, key: _signed(header, claims | {"x": json.loads("[" * 30 + "]" * 30)}, key),
     "huge": lambda header, claims, key: _signed(header, claims | {"x": "x" * 17_000}, key),
     "five-parts": lambda header, claims, key: _signed(header, claims, key) + ".AAAA.AAAA",
