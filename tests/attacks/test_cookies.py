@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from authproxy.identity.sessions.cookies import MAX_PIECES, PIECE_CHARS, SESSION
 from authproxy.identity.sessions.seal import SessionKeys, encode_session, from_text, to_text
 from authproxy.identity.sessions.session import Session
+from policies.decision import Deny, Reason
 from policies.principal import Principal
 from policies.request import MAX_FIELDS_BYTES, AccessRequest, Head, TrustedPeers, read_head
 from policies.tables import TenantTable
@@ -310,7 +311,8 @@ async def test_a_session_of_the_largest_size_passes_the_limit_of_heads(world: Wo
     assert isinstance(request, AccessRequest)
     assert (await who(world, request.cookie)).sub == "ana"
     beyond = read_head(a_head(jar.field + b"; other=" + b"x" * MAX_FIELDS_BYTES), TrustedPeers())
-    assert not isinstance(beyond, AccessRequest)
+    assert isinstance(beyond, Deny)
+    assert beyond.reason is Reason.HEAD_TOO_LARGE
 
 
 def a_head(cookie: bytes) -> Head:
