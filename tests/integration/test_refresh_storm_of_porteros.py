@@ -2,7 +2,7 @@
 Attack family A9 with nothing left out: three Porteros in processes of their own, a cookie whose access token has
 expired, two hundred requests for a protected function, a provider that rotates refresh tokens and detects reuse.
 
-``test_refresh_storm`` has the same over the room that refreshes alone, and what becomes of it when Redis has troubles.
+``test_refresh_storm`` has the same over the room that refreshes alone, and more of what may happen to Redis.
 """
 
 from __future__ import annotations
@@ -117,3 +117,17 @@ async def test_a_storm_survives_the_death_of_the_holder(fleet: Fleet) -> None:
     assert await first == {0: SHARES[0]}
     assert await rest == {200: SHARES[1] + SHARES[2]}
     assert (fleet.provider.arrived, fleet.provider.given_up, fleet.provider.refreshes) == (2, 1, 1)
+
+
+@pytest.mark.parametrize("fleet", ["cookie"], indirect=True)
+async def test_a_storm_survives_a_pause_of_redis(fleet: Fleet, redis: RedisServer) -> None:
+    """SIGSTOP of Redis while the provider works, for longer than a lease: everybody is answered by the one result."""
+    fleet.provider.delay_s = 1.0
+    task = asyncio.create_task(fleet.storm(0, 1, 2))
+    await until(lambda: fleet.provider.arrived == 1)
+    await asyncio.sleep(0.5)
+    redis.freeze()
+    await asyncio.sleep(4.5)
+    redis.thaw()
+    assert await task == {200: 200}
+    assert (fleet.provider.arrived, fleet.provider.refreshes) == (1, 1)
