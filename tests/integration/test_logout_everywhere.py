@@ -143,6 +143,27 @@ async def test_who_logs_in_after_a_logout_is_in_everywhere(world: LoginReplicas)
     assert [await outcome(world, browser, at) for at in (HERE, THERE)] == [(200, None)] * 2
 
 
+async def test_a_logout_token_is_good_once_over_all_replicas(world: LoginReplicas, redis: RedisServer) -> None:
+    """
+    A10, AP-R26: shown again, to whichever replica, it ends nothing that has begun since; and without Redis nobody knows
+    whether a token was used, so it is not acted upon, and the provider is told to send it again.
+    """
+    browser, path = await world.log_in(), "/.portero/backchannel-logout"
+    form = {"logout_token": world.provider.logout_token(sub="ana")}
+    assert (await world.post(path, form, at=HERE)).status == 200
+    await asyncio.sleep(2.1)
+    await world.log_in(browser=browser)
+    for at in (THERE, HERE):
+        again = await world.post(path, form, at=at)
+        assert (again.status, again.reason) == (400, "credential-invalid")
+    assert [await outcome(world, browser, at) for at in (HERE, THERE)] == [(200, None)] * 2
+    redis.kill()
+    for one in (form, {"logout_token": world.provider.logout_token(sub="ana")}):
+        unknown = await world.post(path, one, at=THERE)
+        assert (unknown.status, unknown.reason) == (503, "session-store-unavailable")
+    assert [await outcome(world, browser, at) for at in (HERE, THERE)] == [(200, None)] * 2
+
+
 async def test_tokens_of_the_subject_end_too(world: LoginReplicas) -> None:
     """Bearer tokens of before and what was exchanged for them, and the streams opened by them; nobody else's."""
     ana, dan = world.provider.issue_token("acme", "ana"), world.provider.issue_token("acme", "dan")
