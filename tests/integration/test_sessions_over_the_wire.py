@@ -166,6 +166,23 @@ async def test_a_session_of_one_tenant_is_nothing_on_anothers_host(redis: RedisS
         assert told(await world.ask(f"GET {REPORT}", tenant="globex", cookie=own))["x-portero-subject"] == "login|gil"
 
 
+async def test_what_is_done_to_the_cookie_field_hides_and_doubles_no_session(world: LoginReplicas) -> None:
+    """A8, AP-R48: two hundred others, several fields, one name twice in one field or in two, and too much of it all."""
+    cookie = cookie_of(await world.log_in())
+    others = "; ".join(f"c{number}=v" for number in range(200))
+    good: list[list[str]] = [[f"{others}; {cookie}"], [f"{cookie}; {others}"], ["a=1", cookie, "b=2"]]
+    doubled: list[list[str]] = [[f"{cookie}; {cookie}"], [cookie, cookie], ["__Host-portero-session=1.AAAA", cookie]]
+    expected: list[tuple[list[list[str]], tuple[int, str | None]]] = [
+        (good, (200, None)),
+        (doubled, (401, "credential-missing")),
+        ([[f"{cookie}; x={'y' * 70_000}"]], (431, "head-too-large")),
+    ]
+    for forms, outcome in expected:
+        for values in forms:
+            answer = await world.ask(f"GET {REPORT}", fields=[("Cookie", value) for value in values])
+            assert (answer.status, answer.reason) == outcome
+
+
 async def test_a_login_makes_a_new_session_and_ends_the_old_one(world: LoginReplicas) -> None:
     """AP-R5: who plants a session of his own in another's browser has nothing once the other has logged in."""
     attacker = await world.log_in("bob", path="/.portero/whoami")
