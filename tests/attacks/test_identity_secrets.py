@@ -49,7 +49,7 @@ ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"
 OWN: Final = [("Origin", f"http://acme.localhost:{PORT}")]
 SLOW_LIES: Final = frozenset({"hang", "drip", "endless"})
 """Seconds each; that their answers are given up is tested elsewhere."""
-SLOW_FORGERIES: Final = frozenset({"unknown-kid", "kid-path", "kid-sql"})
+SLOW_FORGERIES: Final = frozenset({"unknown-kid", "kid-path", "kid-sql", "kid-unicode"})
 """A login waits for the provider's next key set, which is not asked for often; a logout is to be sent again (503)."""
 
 
