@@ -195,11 +195,12 @@ class stream:  # noqa: N801 - used as a function
         host, port = world.app.public_address
         cookie = "; ".join(f"{name}={value}" for name, value in browser.jar.values("acme.localhost").items())
         self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+        self._answer: aiohttp.ClientResponse | None = None
         self._url = URL(f"http://{host}:{port}{path}")
         self._fields = {"Host": f"acme.localhost:{port}", "Cookie": cookie}
 
     async def __aenter__(self) -> AsyncIterator[bytes]:
-        answer = await self._session.get(self._url, headers=self._fields)
+        answer = self._answer = await self._session.get(self._url, headers=self._fields)
         assert answer.status == 200
 
         async def lines() -> AsyncIterator[bytes]:
@@ -212,6 +213,8 @@ class stream:  # noqa: N801 - used as a function
         return lines()
 
     async def __aexit__(self, *_: object) -> None:
+        if self._answer is not None:
+            self._answer.close()
         await self._session.close()
 
 
