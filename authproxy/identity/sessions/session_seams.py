@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from authproxy.identity.caller_sources import RevocationsSeen
 from authproxy.identity.sessions.session import Session
 from policies.tables import ProviderSpec, TenantTable
 
@@ -21,22 +22,8 @@ class SessionMetrics(Protocol):
     def sessions_total(self) -> OutcomeCounter: ...
 
 
-class RevocationList(Protocol):
+class RevocationList(RevocationsSeen, Protocol):
     """What of ``revocations.Revocations`` sessions need."""
-
-    @property
-    def generation(self) -> int: ...
-
-    def is_revoked(
-        self,
-        tenant: str,
-        *,
-        session_id: str | None,
-        issuer: str | None,
-        sub: str | None,
-        sid: str | None,
-        established_at: float,
-    ) -> bool: ...
 
     async def revoke_session(self, tenant: str, session_id: str, until: float) -> None: ...
 
