@@ -7,6 +7,8 @@ A line holds no token, no cookie and no query, and nothing in it can forge a lin
 control characters, and whatever is not printable beyond ASCII is escaped here; overlong values are cut.
 
 This module refuses to know metrics, requests and policies: it is handed plain values.
+
+Longer than other modules: a line's form, and the one way that lines leave by, are read together.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ Refuses to know names (``header_fields`` classified them) and policies. Source: 
 sections 7.6.1, 7.8 and 10.1.1, RFC 6455 section 4.2.1, RFC 9440, RFC 9449 section 4.1, W3C Trace Context; rules AP-R2,
 R33, R35;
 CVE-2025-48865 (``Connection`` naming an identity field).
+
+Longer than other modules: the fields of one head constrain each other, and are judged in one place.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ because whoever sends them chooses them. This module refuses to know values, but
 
 Source: RFC 9110 sections 5.1, 7.6.1; design section 5; rules AP-R6, R23, R33 (CVE-2025-64484, GHSA-5m6w-wvh7-57vm,
 CVE-2025-48865).
+
+Longer than other modules: one table of names in each direction, and the pass that reads it.
 """
 
 from __future__ import annotations

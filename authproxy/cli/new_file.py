@@ -32,7 +32,7 @@ def write_whole(path: Path, content: bytes) -> None:
             opened.flush()
             os.fsync(opened.fileno())
         draft.replace(path)
-    except BaseException:
+    except BaseException:  # interrupted, too: no half-written secret may be left beside the file
         draft.unlink(missing_ok=True)
         raise
 

@@ -3,6 +3,8 @@ What becomes of one request: it is judged, then answered, or delivered to its fu
 
 It decides nothing about a request; the gate does. It sees to it that the gate is told of every end exactly once, that
 an error of ours widens nothing, and that nothing of an error's text reaches a client.
+
+Longer than other modules: every way that one request can end is told here, exactly once.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ requests may wait for one, and how long each of these may take.
 
 It decides which connection a request leaves by and refuses to know what the request is. A connection comes back only by
 ``give_back``, called by the consumer that has taken the whole answer.
+
+Longer than other modules: who gets a connection, and when one is of no use any more, is one decision.
 """
 
 from __future__ import annotations

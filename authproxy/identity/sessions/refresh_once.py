@@ -22,6 +22,8 @@ Sessions that live in the store wait for it, as they do anyway. A process that i
 lease and the sending of its request can show the token late; no lease can prevent that.
 
 This module refuses to know who waits for the result.
+
+Longer than other modules: it is one protocol among replicas, and its steps are only right together.
 """
 
 from __future__ import annotations

@@ -11,6 +11,9 @@ copy that is never written anew ends ``idle_s`` after it was made, though the se
 counts as use where the store keeps the session.
 
 It refuses to know how a login goes, how claims are fetched anew and what a caller may do.
+
+Longer than other modules: what becomes of one cookie, at once and with waiting, from a login to its end, is read
+together; everything that can be told apart stands beside it.
 """
 
 from __future__ import annotations

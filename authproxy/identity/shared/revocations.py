@@ -10,6 +10,8 @@ back.
 
 It errs on the side of "revoked": a mark holds here from the moment it is asked for, whether others can be told or not.
 It refuses to know sessions, tokens, and who may log out whom.
+
+Longer than other modules: telling, following and catching up share one state, and are read together.
 """
 
 from __future__ import annotations
