@@ -54,10 +54,55 @@ Condition = Callable[[Facts], bool]
 
 
 @dataclass(frozen=True, slots=True)
+class NoWake:
+    """Requests that are answered without waking the function; what is None does not matter, the rest must all hold."""
+
+    methods: frozenset[str] | None
+    paths: tuple[Pattern, ...] | None
+    """Function-relative."""
+    user_agents: tuple[str, ...] | None
+    """Lower case; one of them stands anywhere in the User-Agent."""
+    status: int | None
+    """What they get while it sleeps; None: the refusal ``function-asleep``."""
+
+
+@dataclass(frozen=True, slots=True)
 class ColdStart:
+    """What happens to requests while the function wakes. Bounds that are None do not bound beyond the others."""
+
     max_wait_s: float = 30.0
     max_held: int = 100
-    overflow: Literal["reject", "page", "async"] = "reject"
+    overflow: Literal["reject", "page", "async", "fallback"] = "reject"
+    max_held_bytes: int | None = None
+    max_held_per_caller: int | None = None
+    max_held_bytes_per_caller: int | None = None
+    no_wake: tuple[NoWake, ...] = ()
+    fallback: str | None = None
+    """Function that takes what overflows; set exactly when ``overflow`` says so."""
+    holds_body: bool = True
+    """False: the body of a held request is not read before the function can take it."""
+    probe: str | None = None
+    """Path asked of the function before anybody is let in; None: the backend's own, empty: none."""
+    announces: bool = True
+    """The answer to a held request says so in ``X-Portero-Cold-Start`` and ``Server-Timing``."""
+    weights: tuple[tuple[frozenset[str], int], ...] = ()
+    """Shares of callers in these groups; the largest of those that fit, else 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class AsyncSpec:
+    """Requests that are accepted at once and answered later."""
+
+    is_allowed: bool = True
+    max_wait_s: float = 600.0
+    """How long one may wait for its function."""
+    max_async: int = 10
+    """Under way at once, of one subject."""
+    keep_s: float = 3600.0
+    """How long a result is kept."""
+    max_result_bytes: int = 1024 * 1024
+    callback_hosts: frozenset[str] = frozenset()
+    """Canonical hosts, or ``*.suffix``, that results may be delivered to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +132,11 @@ class FunctionSpec:
     allows_encoded_slash: bool = False
     forwards_credentials: bool = False
     direct_url: str | None = None
+    is_concurrency_shared: bool = False
+    """``concurrency`` is counted over all Porteros together."""
+    deferred: AsyncSpec = AsyncSpec()
+    is_message: bool = False
+    """riff 0.0.x: sent as a message, whose answer says only that it was taken."""
     has_assertion: bool = True
     """Requests bring ``X-Portero-Assertion`` when Portero has signing keys."""
 
@@ -254,15 +304,32 @@ class Ceilings:
     wakes: LimitSpec | None = None
     held: int = 1000
     held_bytes: int = 64 * 1024 * 1024
+    weight: int = 1
+    """Its share where tenants compete for places."""
+    results: int = 1000
+    """Results of deferred requests, pending or kept."""
+    result_bytes: int = 64 * 1024 * 1024
+
+
+BackendKind = Literal["openfaas", "knative", "riff", "http"]
 
 
 @dataclass(frozen=True, slots=True)
 class BackendSpec:
     name: str
-    kind: Literal["openfaas"]
+    kind: BackendKind
     url: str
+    """May hold ``{function}`` and ``{namespace}`` where the kind allows it."""
     credentials: str | None
     """Name of a file or folder under ``--secrets DIR/platform/``; None: no credentials."""
+    domain: str | None = None
+    """Knative: functions are addressed as ``<function>.<namespace>.<domain>``."""
+    cluster: str | None = None
+    """Knative: ``in-cluster``, or the name of a kubeconfig among the platform's secrets; None: no cluster API."""
+    probe: str | None = None
+    """Path asked of a function before anybody is let in; None: the kind's own, empty: none."""
+    wake_url: str | None = None
+    """http: POSTed to wake; may hold ``{function}`` and ``{namespace}``."""
 
 
 class RuleSpec(NamedTuple):
