@@ -1,32 +1,75 @@
 """
 Question 5, towards the platform: ready? wake! where? One module a kind of platform; ``backend.py`` is their contract.
 
-``Backends`` are the platforms of the policy set in force, by name. A reload keeps those whose entry did not change,
-with their connections.
+``Backends`` are the platforms of the policy set in force, by name. A reload keeps those whose entry and secrets did not
+change, with their connections.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
-from typing import Final
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Final, cast
 
-from authproxy.backends.backend import Backend, Readiness
+from authproxy.backends.backend import Backend, Factory, Readiness, ReadSecret
 from authproxy.backends.openfaas import OpenFaasBackend
 from authproxy.upstream.departure import Address, Destination
 from policies.errors import CannotKnow, SettingsError
-from policies.tables import BackendSpec
+from policies.tables import BackendKind, BackendSpec
 
-Credentials = tuple[str, str]
-"""User and password."""
-ReadSecret = Callable[[str], bytes]
-"""Content of a secret of the platform's folder, by name. Raises ``CannotKnow``."""
 
-KINDS: Final[Mapping[str, Callable[[BackendSpec, Credentials | None], Backend]]] = {"openfaas": OpenFaasBackend}
+def _late(module: str, name: str) -> Factory:
+    def make(spec: BackendSpec, read_secret: ReadSecret) -> Backend:
+        return cast(Factory, getattr(import_module(module), name))(spec, read_secret)
+
+    return make
+
+
+KINDS: Final[Mapping[BackendKind, Factory]] = {
+    "openfaas": OpenFaasBackend,
+    "knative": _late("authproxy.backends.knative", "KnativeBackend"),
+    "riff": _late("authproxy.backends.riff", "RiffBackend"),
+    "http": _late("authproxy.backends.http", "HttpBackend"),
+}
 """How a platform of each kind is spoken to."""
 
-_USER_FILE: Final = "basic-auth-user"
-_PASSWORD_FILE: Final = "basic-auth-password"  # noqa: S105 - the name of a file, as OpenFaaS mounts it
+
+@dataclass(slots=True)
+class _Reading:
+    """Reads secrets and remembers which, by digest: how one sees later that one of them has changed."""
+
+    read_secret: ReadSecret
+    seen: dict[str, bytes | None] = field(default_factory=dict)
+    """Digest by name; None: it could not be read."""
+
+    def __call__(self, name: str) -> bytes:
+        try:
+            content = self.read_secret(name)
+        except CannotKnow:
+            self.seen[name] = None
+            raise
+        self.seen[name] = hashlib.sha256(content).digest()
+        return content
+
+    def has_changed(self) -> bool:
+        now = _Reading(self.read_secret)
+        for name in self.seen:
+            try:
+                now(name)
+            except CannotKnow:
+                continue
+        return now.seen != self.seen
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    spec: BackendSpec
+    reading: _Reading
+    """What was read while it was made."""
+    backend: Backend
 
 
 class Backends(Mapping[str, Backend]):
@@ -39,7 +82,7 @@ class Backends(Mapping[str, Backend]):
 
     def __init__(self, read_secret: ReadSecret) -> None:
         self._read_secret = read_secret
-        self._made: dict[str, tuple[BackendSpec, Credentials | None, Backend]] = {}
+        self._made: dict[str, _Made] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
     def replace(self, specs: Mapping[str, BackendSpec]) -> None:
@@ -48,43 +91,30 @@ class Backends(Mapping[str, Backend]):
 
         Raises: SettingsError with every mistake at once, and then nothing has changed.
         """
-        made: dict[str, tuple[BackendSpec, Credentials | None, Backend]] = {}
+        made: dict[str, _Made] = {}
         mistakes: list[str] = []
         for name, spec in specs.items():
+            old = self._made.get(name)
             try:
-                credentials = self._credentials(spec)
-                old = self._made.get(name)
-                if old is not None and old[:2] == (spec, credentials):
+                if old is not None and old.spec == spec and not old.reading.has_changed():
                     made[name] = old
                 else:
-                    made[name] = spec, credentials, KINDS[spec.kind](spec, credentials)
+                    made[name] = self._make(spec)
             except SettingsError as error:
                 mistakes += [f"backend {name!r}: {mistake}" for mistake in error.mistakes]
         if mistakes:
             raise SettingsError(mistakes)
-        kept = {id(entry[2]) for entry in made.values()}
-        gone = [entry[2] for entry in self._made.values() if id(entry[2]) not in kept]
+        kept = {id(entry) for entry in made.values()}
+        gone = [entry.backend for entry in self._made.values() if id(entry) not in kept]
         self._made = made
         for backend in gone:
             self._close_later(backend)
 
-    def _credentials(self, spec: BackendSpec) -> Credentials | None:
-        """From a folder with ``basic-auth-user`` and ``basic-auth-password``, or from a file ``user:password``."""
-        if spec.credentials is None:
-            return None
-        try:
-            user, password = (self._read_secret(f"{spec.credentials}/{file}") for file in (_USER_FILE, _PASSWORD_FILE))
-        except CannotKnow:
-            try:
-                user, colon, password = self._read_secret(spec.credentials).partition(b":")
-            except CannotKnow as error:
-                raise SettingsError([f"its credentials cannot be read: {error}"]) from error
-            if not colon:
-                raise SettingsError([f"secret {spec.credentials!r} is not of the form user:password"]) from None
-        try:
-            return user.decode().strip(), password.decode().strip()
-        except UnicodeDecodeError:
-            raise SettingsError([f"secret {spec.credentials!r} is not UTF-8"]) from None
+    def _make(self, spec: BackendSpec) -> _Made:
+        reading = _Reading(self._read_secret)
+        backend = KINDS[spec.kind](spec, reading)
+        # What it reads afterwards, once its platform says so, is compared to nothing: a copy stays as it is now.
+        return _Made(spec, _Reading(self._read_secret, dict(reading.seen)), backend)
 
     def _close_later(self, backend: Backend) -> None:
         try:
@@ -97,10 +127,12 @@ class Backends(Mapping[str, Backend]):
     async def close(self) -> None:
         """Close the connections of all of them."""
         made, self._made = self._made, {}
-        await asyncio.gather(*(entry[2].close() for entry in made.values()), *self._closing, return_exceptions=True)
+        await asyncio.gather(
+            *(entry.backend.close() for entry in made.values()), *self._closing, return_exceptions=True
+        )
 
     def __getitem__(self, name: str) -> Backend:
-        return self._made[name][2]
+        return self._made[name].backend
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._made)
@@ -109,4 +141,4 @@ class Backends(Mapping[str, Backend]):
         return len(self._made)
 
 
-__all__ = ["KINDS", "Address", "Backend", "Backends", "Destination", "OpenFaasBackend", "Readiness"]
+__all__ = ["KINDS", "Address", "Backend", "Backends", "Destination", "OpenFaasBackend", "ReadSecret", "Readiness"]

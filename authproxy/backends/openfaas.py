@@ -18,26 +18,31 @@ from __future__ import annotations
 
 import json
 import re
-from asyncio import timeout
 from typing import Final
-from urllib.parse import urlsplit
 
-import aiohttp
 import msgspec
-from yarl import URL
 
-from authproxy.backends.backend import Readiness
-from authproxy.upstream.departure import Address, Destination
+from authproxy.backends.backend import PROBE_TIMEOUT_S, Fields, Readiness, ReadSecret, no_secrets
+from authproxy.backends.credentials import BasicCredentials
+from authproxy.backends.platform_api import (
+    API_TIMEOUT_S,
+    NOT_NOW,
+    ApiAnswer,
+    PlatformApi,
+    address_of,
+    authority_of,
+    is_probe_path,
+)
+from authproxy.upstream.departure import Destination
 from policies.decision import Deny, Reason
 from policies.errors import BackendUnavailable, SettingsError
 from policies.request import AccessRequest
 from policies.tables import BackendSpec, Place
 
-API_TIMEOUT_S: Final = 3.0
-"""Of one call to ``/system``, connection and answer together; the gateway's own calls to the cluster take up to 1 s."""
-MAX_ANSWER_BYTES: Final = 64 * 1024
-"""Of an answer of ``/system/function``; real ones are 1 to 4 KiB."""
-MAX_API_CONNECTIONS: Final = 32
+HEALTH_PATH: Final = "/_/health"
+"""Answered by the watchdog in every function's container; others answer 404, which is an answer, too."""
+_API_FIELDS: Final = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "portero"}
+_PROBE_FIELDS: Final = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "portero"}
 _MEMO_ENTRIES: Final = 4096
 _MEMO_PATH_CHARS: Final = 256
 """Longer paths are written each time: together these bound the memo to a few mebibytes."""
@@ -51,15 +56,26 @@ _TWO_READINGS: Final = Deny(
     Reason.BAD_REQUEST, "the path holds an encoded '%', '?' or '#', which cannot be told for an event stream"
 )
 _NO_NAME: Final = Deny(Reason.FUNCTION_UNKNOWN)
-
-_FOREIGN_ERRORS: Final = (aiohttp.ClientError, TimeoutError, OSError, ValueError, msgspec.MsgspecError, RecursionError)
-"""What aiohttp and msgspec raise when the platform is down, slow or talks nonsense."""
+_MIN_LABEL: Final = "com.openfaas.scale.min"
+_MAX_MIN: Final = 100
+"""Of replicas that a label can make a wake ask for: labels are the tenant's, the cluster is everybody's."""
+_REFUSED_WAKES: Final = {
+    400: "it does not scale this function (the community edition knows one namespace)",
+    401: "it does not take our credentials",
+    403: "it does not let our credentials scale functions",
+    404: "it does not know the function",
+    429: "it has too much to do",
+    501: "it cannot scale functions",
+}
 
 
 class _Status(msgspec.Struct, rename="camel"):
     """The part of OpenFaaS's FunctionStatus that matters; zero is left out of it."""
 
+    replicas: int = 0
+    """Wanted."""
     available_replicas: int = 0
+    labels: dict[str, str] | None = None
 
 
 class OpenFaasBackend:
@@ -67,25 +83,28 @@ class OpenFaasBackend:
     One OpenFaaS gateway.
 
     Args:
-        credentials: user and password of ``/system``; None: the gateway asks for none.
+        timeout_s: of one call to ``/system``.
 
-    Raises: SettingsError when the address is none.
+    Raises: SettingsError when the address is none or the credentials cannot be read.
     """
 
     def __init__(
-        self, spec: BackendSpec, credentials: tuple[str, str] | None = None, *, timeout_s: float = API_TIMEOUT_S
+        self,
+        spec: BackendSpec,
+        read_secret: ReadSecret = no_secrets,
+        *,
+        timeout_s: float = API_TIMEOUT_S,
+        probe_timeout_s: float = PROBE_TIMEOUT_S,
     ) -> None:
         self.name = spec.name
         self._url = spec.url.rstrip("/")
-        self._gateway = _address(self._url)
-        self._host = _authority(self._url)
-        if credentials is not None and ":" in credentials[0]:
-            raise SettingsError(["a user name with a colon cannot be sent (RFC 7617 section 2)"])
-        self._headers = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "portero"}
-        if credentials is not None:
-            self._headers["Authorization"] = aiohttp.encode_basic_auth(*credentials)
-        self._timeout_s = timeout_s
-        self._session: aiohttp.ClientSession | None = None
+        self._gateway = address_of(self._url)
+        self._host = authority_of(self._url)
+        self._health_path = HEALTH_PATH if spec.probe is None else spec.probe
+        if self._health_path and not is_probe_path(self._health_path):
+            raise SettingsError([f"probe: {self._health_path!r} is not a path without escapes"])
+        self._credentials = BasicCredentials(spec, read_secret)
+        self._api = PlatformApi(spec.name, timeout_s=timeout_s, probe_timeout_s=probe_timeout_s)
         self._memo: dict[tuple[str, str, str, str | None], Destination] = {}
 
     # -- where -------------------------------------------------------------------------------------------------------
@@ -109,13 +128,13 @@ class OpenFaasBackend:
 
     def _make(self, place: Place, request: AccessRequest | None) -> Destination | Deny:
         function, namespace = place.function, place.tenant.namespace
-        if not _NAME.fullmatch(function) or not _NAME.fullmatch(namespace) or "." in namespace:
+        if not _are_names(namespace, function):
             return _NO_NAME
         if (template := place.spec.direct_url) is not None:
             if "." in function:  # it would name a host in somebody else's domain
                 return _NO_NAME
             url = template.replace("{function}", function).replace("{namespace}", namespace)
-            return Destination(_address(url), place.path.encode("ascii"), _authority(url))
+            return Destination(address_of(url), place.path.encode("ascii"), authority_of(url))
         path = place.path
         if _takes_two_encodings(place):
             if request is None or b"text/event-stream" in request.forward_block.lower():
@@ -125,7 +144,9 @@ class OpenFaasBackend:
             return _LOST_SLASH
         return Destination(self._gateway, f"/function/{function}.{namespace}{path}".encode("ascii"), self._host)
 
-    def says_not_reached(self, status: int, fields: list[tuple[bytes, bytes]]) -> bool:
+    # -- whose answer -------------------------------------------------------------------------------------------------
+
+    def says_not_reached(self, status: int, fields: Fields) -> bool:
         """
         See ``Backend.says_not_reached``: the provider's 503 "no endpoints available".
 
@@ -133,64 +154,101 @@ class OpenFaasBackend:
         does the gateway's empty 502, which is how it reports a timeout. A function can pretend; all it gets is one more
         attempt and a question to the platform.
         """
-        if status != 503:
-            return False
-        return any(name.lower() == b"x-openfaas-internal" and value.strip() == b"proxy" for name, value in fields)
+        return status == 503 and _has_mark(fields)
+
+    def failure_of(self, status: int, fields: Fields) -> Reason | None:
+        """
+        See ``Backend.failure_of``: what the provider marks, and the gateway's 502 for any error or timeout.
+
+        That 502 has neither body nor ``Content-Type``, and the provider gives every answer of a function one.
+        (faas-provider/proxy/proxy.go, gateway/handlers/forwarding_proxy.go)
+        """
+        if status in (500, 503):
+            return Reason.UPSTREAM_UNREACHABLE if _has_mark(fields) else None
+        if status == 502 and not any(name.lower() == b"content-type" for name, _ in fields):
+            lengths = [value.strip() for name, value in fields if name.lower() == b"content-length"]
+            return Reason.UPSTREAM_UNREACHABLE if lengths == [b"0"] else None
+        return None
+
+    async def probe(self, namespace: str, function: str, path: str | None) -> bool:
+        """See ``Backend.probe``: through the gateway, because that is the way that requests take."""
+        if path is None:
+            path = self._health_path
+        if not path:
+            return True
+        if not is_probe_path(path) or not _are_names(namespace, function):
+            raise BackendUnavailable(f"{self.name}: no path or name that can be probed")
+        answer = await self._api.probe(f"{self._url}/function/{function}.{namespace}{path}", _PROBE_FIELDS)
+        return (
+            answer is not None
+            and answer.status not in NOT_NOW
+            and self.failure_of(answer.status, answer.fields) is None
+        )
 
     # -- the API -----------------------------------------------------------------------------------------------------
 
     async def readiness(self, namespace: str, function: str) -> Readiness:
         """``GET /system/function/<fn>?namespace=``. Anything but 200 and 404 is "cannot know", a 500 above all."""
-        status, body = await self._call("GET", "function", namespace, function)
-        if status == 404:
-            return Readiness(0, does_exist=False)
-        if status != 200:
-            raise BackendUnavailable(f"{self.name}: the platform's API answered {status}")
-        try:
-            replicas = msgspec.json.decode(body, type=_Status).available_replicas
-        except _FOREIGN_ERRORS as error:
-            raise BackendUnavailable(f"{self.name}: the platform's API answered no function status") from error
-        return Readiness(max(replicas, 0))
+        status = await self._status(namespace, function)
+        return Readiness(0, does_exist=False) if status is None else Readiness(max(status.available_replicas, 0))
 
     async def wake(self, namespace: str, function: str) -> None:
-        """``POST /system/scale-function/<fn>?namespace=``; 202 (or 200) when the platform took it."""
-        document = {"serviceName": function, "namespace": namespace, "replicas": 1}
-        status, _ = await self._call("POST", "scale-function", namespace, function, json.dumps(document).encode())
-        if status not in (200, 202):
-            raise BackendUnavailable(f"{self.name}: the platform answered a wake with {status}")
+        """
+        ``POST /system/scale-function/<fn>?namespace=``; 202 (or 200) when the platform took it.
+
+        It sets a number, so that it would stop replicas which are starting: a function of which some are wanted already
+        is left alone. The number is the function's own minimum, as for OpenFaaS's gateway.
+        """
+        status = await self._status(namespace, function)
+        if status is None:
+            raise BackendUnavailable(f"{self.name}: the platform refused a wake: {_REFUSED_WAKES[404]}")
+        if status.replicas > 0:
+            return
+        document = {"serviceName": function, "namespace": namespace, "replicas": _minimum(status)}
+        answer = await self._call("POST", "scale-function", namespace, function, json.dumps(document).encode())
+        if answer.status not in (200, 202):
+            why = _REFUSED_WAKES.get(answer.status, f"it answered {answer.status}")
+            raise BackendUnavailable(f"{self.name}: the platform refused a wake: {why}")
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._api.close()
+
+    async def _status(self, namespace: str, function: str) -> _Status | None:
+        """None: there is no such function. Raises BackendUnavailable."""
+        answer = await self._call("GET", "function", namespace, function)
+        if answer.status == 404:
+            return None
+        if answer.status != 200:
+            raise BackendUnavailable(f"{self.name}: the platform's API answered {answer.status}")
+        try:
+            return msgspec.json.decode(answer.body, type=_Status)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise BackendUnavailable(f"{self.name}: the platform's API answered no function status") from error
 
     async def _call(
         self, method: str, verb: str, namespace: str, function: str, body: bytes | None = None
-    ) -> tuple[int, bytes]:
-        if not _NAME.fullmatch(function) or not _NAME.fullmatch(namespace):
+    ) -> ApiAnswer:
+        if not _are_names(namespace, function):
             raise BackendUnavailable(f"{self.name}: no name that the platform's API takes")
-        url = URL(f"{self._url}/system/{verb}/{function}?namespace={namespace}", encoded=True)
-        headers = self._headers if body is None else self._headers | {"Content-Type": "application/json"}
-        try:
-            async with (
-                timeout(self._timeout_s),
-                self._open().request(method, url, data=body, headers=headers, allow_redirects=False) as answer,
-            ):
-                return answer.status, await _read(answer)
-        except _FOREIGN_ERRORS as error:
-            what = "did not answer in time" if isinstance(error, TimeoutError) else "could not be reached"
-            raise BackendUnavailable(f"{self.name}: the platform's API {what}") from error
+        url = f"{self._url}/system/{verb}/{function}?namespace={namespace}"
+        fields = _API_FIELDS if body is None else _API_FIELDS | {"Content-Type": "application/json"}
+        answer = await self._api.call(method, url, fields | self._credentials.headers(), body)
+        if answer.status == 401 and await self._credentials.reread():
+            answer = await self._api.call(method, url, fields | self._credentials.headers(), body)
+        return answer
 
-    def _open(self) -> aiohttp.ClientSession:
-        """The session, made on first use because it belongs to the running event loop."""
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=MAX_API_CONNECTIONS),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                trust_env=False,
-                auto_decompress=False,  # an answer that unpacks to gibibytes would not be stopped by the cap
-            )
-        return self._session
+
+def _are_names(namespace: str, function: str) -> bool:
+    return _NAME.fullmatch(function) is not None and _NAME.fullmatch(namespace) is not None and "." not in namespace
+
+
+def _has_mark(fields: Fields) -> bool:
+    return any(name.lower() == b"x-openfaas-internal" and value.strip() == b"proxy" for name, value in fields)
+
+
+def _minimum(status: _Status) -> int:
+    label = (status.labels or {}).get(_MIN_LABEL, "")
+    return min(max(int(label), 1), _MAX_MIN) if label.isascii() and label.isdigit() and len(label) <= 9 else 1
 
 
 def _takes_two_encodings(place: Place) -> bool:
@@ -199,30 +257,3 @@ def _takes_two_encodings(place: Place) -> bool:
         return False
     segments = place.segments
     return any(map(_NEEDS_TWO_ENCODINGS.search, segments)) and not any("/" in segment for segment in segments)
-
-
-async def _read(answer: aiohttp.ClientResponse) -> bytes:
-    """The body, up to the cap. Raises ValueError above it."""
-    body = bytearray()
-    async for piece in answer.content.iter_any():
-        body += piece
-        if len(body) > MAX_ANSWER_BYTES:
-            raise ValueError("answer too large")
-    return bytes(body)
-
-
-def _address(url: str) -> Address:
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise SettingsError([f"{url!r} is not the address of a functions platform"]) from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise SettingsError([f"{url!r} is not the address of a functions platform"])
-    is_tls = parts.scheme == "https"
-    return Address(parts.hostname, port or (443 if is_tls else 80), is_tls)
-
-
-def _authority(url: str) -> bytes:
-    """Host and port as the Host field has them."""
-    return urlsplit(url).netloc.rpartition("@")[2].encode("ascii")

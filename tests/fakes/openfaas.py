@@ -60,6 +60,9 @@ class _Function:
     in_flight: int = 0
     max_in_flight: int = 0
     starting: asyncio.Task[None] | None = None
+    wanted: int = 0
+    """Replicas that are starting."""
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -92,10 +95,11 @@ class FakeOpenFaas:
         start_s: float = 0.05,
         work_s: float = 0.0,
         handler: Handler | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> str:
         """Deploy and return the key; with 0 replicas it takes ``start_s`` to wake. Without handler it echoes."""
         key = f"{function}.{ns}"
-        self._functions[key] = _Function(start_s, work_s, handler)
+        self._functions[key] = _Function(start_s, work_s, handler, labels=labels or {})
         self.awake[key] = replicas
         return key
 
@@ -160,10 +164,14 @@ class FakeOpenFaas:
             return web.Response(status=404, text=f"function {call.name} not found")
         if is_wake:
             return self._scale(key, json.loads(await request.read()))
-        status = {"name": call.name, "namespace": namespace, "image": "echo", "replicas": 1}
-        if ready := self.awake.get(key, 0):  # the real one leaves zero out
-            status["availableReplicas"] = ready
-        return web.json_response(status)
+        return web.json_response(self._status(key))
+
+    def _status(self, key: str) -> dict[str, Any]:
+        deployed, ready = self._functions[key], self.awake.get(key, 0)
+        name, _, namespace = key.rpartition(".")
+        counts = {"replicas": ready or deployed.wanted, "availableReplicas": ready}
+        status: dict[str, Any] = {"name": name, "namespace": namespace, "image": "echo", "labels": deployed.labels}
+        return status | {name: count for name, count in counts.items() if count}  # the real one leaves zero out
 
     def _scale(self, key: str, document: Mapping[str, Any]) -> web.StreamResponse:
         function, _, namespace = key.rpartition(".")
@@ -178,12 +186,13 @@ class FakeOpenFaas:
 
     async def _start_replicas(self, key: str, replicas: int) -> None:
         deployed = self._functions[key]
+        deployed.wanted = replicas
         try:
             await asyncio.sleep(deployed.start_s)
             if key in self._functions:
                 self.awake[key] = replicas
         finally:
-            deployed.starting = None
+            deployed.starting, deployed.wanted = None, 0
 
     async def _fails(self, failure: Failure) -> web.Response | None:
         if failure.hangs:

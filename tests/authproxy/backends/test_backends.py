@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from aiohttp import encode_basic_auth
 
-from authproxy.backends import Backends
+from authproxy.backends import Backends, OpenFaasBackend
 from policies.errors import CannotKnow, SettingsError
 from policies.tables import BackendSpec
 
@@ -46,7 +47,9 @@ def test_credentials_are_a_folder_or_a_file(files: Files) -> None:
     """Both forms give the same user and password."""
     backends = Backends(files.read)
     backends.replace({"faas": spec(credentials="admin")})
-    assert backends._made["faas"][1] == ("admin", "s3cret")
+    made = backends["faas"]
+    assert isinstance(made, OpenFaasBackend)
+    assert made._credentials.authorization == encode_basic_auth("admin", "s3cret")
 
 
 def test_a_changed_password_makes_a_new_backend() -> None:

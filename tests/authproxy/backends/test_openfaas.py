@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authproxy.backends.openfaas import MAX_ANSWER_BYTES, OpenFaasBackend
+from authproxy.backends.backend import ReadSecret
+from authproxy.backends.openfaas import OpenFaasBackend
+from authproxy.backends.platform_api import MAX_ANSWER_BYTES
 from authproxy.upstream.departure import Address, Destination
 from policies.decision import Deny, Reason
-from policies.errors import BackendUnavailable, SettingsError
+from policies.errors import BackendUnavailable, CannotKnow, SettingsError
 from policies.request import AccessRequest, Head, TrustedPeers, read_head
 from policies.tables import BackendSpec
 from policies.target import canonical_target
@@ -25,7 +27,20 @@ GATEWAY = "http://gateway.openfaas:8080"
 
 
 def backend(url: str = GATEWAY, credentials: tuple[str, str] | None = None, **changed: Any) -> OpenFaasBackend:
-    return OpenFaasBackend(BackendSpec("faas", "openfaas", url, None), credentials, **changed)
+    if credentials is None:
+        return OpenFaasBackend(BackendSpec("faas", "openfaas", url, None), **changed)
+    files = {"admin": ":".join(credentials).encode()}
+    return OpenFaasBackend(BackendSpec("faas", "openfaas", url, "admin"), secrets(files), **changed)
+
+
+def secrets(files: dict[str, bytes]) -> ReadSecret:
+    def read(name: str) -> bytes:
+        try:
+            return files[name]
+        except KeyError:
+            raise CannotKnow(name) from None
+
+    return read
 
 
 def request(accept: bytes | None = b"*/*") -> AccessRequest:
