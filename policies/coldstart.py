@@ -46,10 +46,12 @@ from policies.coldstart_events import (
     ReadinessSeen,
     Refuse,
     Release,
+    SlotsHeld,
     Tick,
     Unreached,
     Wake,
     WakeDenied,
+    WakeElsewhere,
     WakeFailed,
     WakeSucceeded,
 )
@@ -157,7 +159,7 @@ class Room:
         self.last_used_at = now
         return True
 
-    def give_back(self) -> bool:
+    def give_back(self, ticket: int | None = None, served_s: float | None = None) -> bool:
         """``Finished`` without its consequences; True when somebody waits for them and a ``Tick`` is due."""
         if self.in_flight:
             self.in_flight -= 1
@@ -191,6 +193,10 @@ class Room:
                 if self._wake_started_at is not None:
                     self._end_wake()
                     self._refuse_all(Reason.WAKE_LIMITED, retry_after_s, tenant)
+            case WakeElsewhere():
+                self._is_wake_called = False
+            case SlotsHeld():
+                pass
             case Finished():
                 self.give_back()
             case Unreached():
@@ -237,9 +243,9 @@ class Room:
             self._hurry(now)
 
     def _bound_reached(self, event: Arrived) -> Reason | None:
-        if len(self.line) >= event.max_held:
+        if len(self.line) >= event.bounds.max_held:
             return Reason.QUEUE_FULL
-        return self._ledger.refusal(event.waiter.tenant, event.tenant_ceiling)
+        return self._ledger.refusal(event.waiter.tenant, event.bounds.tenant_ceiling)
 
     def _answered(self, replicas: int, now: float) -> None:
         self._is_asking = self._is_refreshing = False

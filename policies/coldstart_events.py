@@ -12,16 +12,30 @@ from policies.decision import Reason
 from policies.waiting import Waiter
 
 
+class Bounds(NamedTuple):
+    """How many may wait. Those who get their answer later (``Arrived.is_deferred``) have ``max_held`` of their own."""
+
+    max_held: int
+    """Places of this function."""
+    max_held_per_caller: int | None
+    """Places of one flow at this function; None: no bound of its own."""
+    tenant_ceiling: int
+    """Places of the tenant over all functions."""
+
+
 class Arrived(NamedTuple):
     """A request that may run wants in; what its policy says of the function comes with it, so that reloads count."""
 
     waiter: Waiter
     now: float
-    max_held: int
-    """Places of this function."""
-    tenant_ceiling: int
-    """Places of the tenant over all functions."""
+    bounds: Bounds
     concurrency: int | None
+    may_wake: bool = True
+    """False: it only waits to be told whether the function is awake, and calls for nothing."""
+    is_deferred: bool = False
+    """Nobody waits for its answer: it has been accepted, and is run when there is time. Never shed."""
+    is_shared: bool = False
+    """``concurrency`` is that of all Porteros together: a place in flight needs a slot (``SlotsHeld``)."""
 
 
 class Left(NamedTuple):
@@ -72,10 +86,27 @@ class WakeDenied(NamedTuple):
     now: float
 
 
+class WakeElsewhere(NamedTuple):
+    """Another Portero is waking it; nothing was sent. A ``Wake`` follows in 2 s if that came to nothing."""
+
+    now: float
+
+
+class SlotsHeld(NamedTuple):
+    """How many places in flight are this Portero's, those in use among them; the answer to ``WantSlots``, or news."""
+
+    count: int
+    now: float
+
+
 class Finished(NamedTuple):
     """A request that was let in is over, or did not leave after all."""
 
     now: float
+    ticket: int | None = None
+    """None: it was let in without waiting."""
+    served_s: float | None = None
+    """How long the function had it; None when that is not known, or it did not leave."""
 
 
 class Unreached(NamedTuple):
@@ -105,6 +136,8 @@ Event = (
     | WakeSucceeded
     | WakeFailed
     | WakeDenied
+    | WakeElsewhere
+    | SlotsHeld
     | Finished
     | Unreached
     | Tick
@@ -117,7 +150,7 @@ class AskReadiness(NamedTuple):
 
 
 class Wake(NamedTuple):
-    """Call for a replica now; answer with WakeSucceeded, WakeFailed or WakeDenied."""
+    """Call for a replica now; answer with WakeSucceeded, WakeFailed, WakeDenied or WakeElsewhere."""
 
     tenant: str
     """On whose account: one who waits."""
@@ -146,4 +179,14 @@ class Awoke(NamedTuple):
     cold_start_s: float | None
 
 
-Command = AskReadiness | Wake | Release | Refuse | Awoke
+class WantSlots(NamedTuple):
+    """For a function whose concurrency is shared: what this Portero uses and wants of it. Absolute; all 0 gives up."""
+
+    in_use: int
+    wanted: int
+    """In use and waiting, at most ``capacity``."""
+    capacity: int
+    """Of all Porteros together."""
+
+
+Command = AskReadiness | Wake | Release | Refuse | Awoke | WantSlots

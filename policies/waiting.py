@@ -30,6 +30,13 @@ class Waiter(NamedTuple):
     flow: str
     """Whom to be fair to inside a tenant: the subject, or the address of an anonymous caller."""
     deadline: float
+    weight: int = 1
+    """Of the flow, against others of its tenant."""
+    tenant_weight: int = 1
+    is_deferred: bool = False
+    """Set by the room, from ``Arrived``."""
+    is_shed: bool = False
+    """Set by the room: ``deadline`` was brought forward because the flow's line does not empty."""
 
 
 class Line:
