@@ -60,6 +60,7 @@ class Reason(StrEnum):
     PROVIDER_UNAVAILABLE = "provider-unavailable"
     SESSION_STORE_UNAVAILABLE = "session-store-unavailable"
     WAKE_FAILED = "wake-failed"
+    FUNCTION_ASLEEP = "function-asleep"
     OVERLOADED = "overloaded"
     POLICY_UNAVAILABLE = "policy-unavailable"
     DRAINING = "draining"
@@ -113,6 +114,14 @@ class Allow(NamedTuple):
     """Refusals that shadow mode turned into a count and a log line."""
 
 
+class Defer(NamedTuple):
+    """The request may leave, and its answer is fetched later: 202 now (RFC 9110 section 15.3.3)."""
+
+    allow: Allow
+    instead_of: Deny | None
+    """The refusal that it was spared (``cold_start: {overflow: async}``); None: the caller asked for it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Challenge:
     """401: who is it? Carries what RFC 6750 section 3 and RFC 9449 section 7.1 want in ``WWW-Authenticate``."""
@@ -144,6 +153,8 @@ class Deny:
     allowed_methods: tuple[str, ...] = ()
     """For 405: the ``Allow`` field (RFC 9110 section 15.5.6)."""
     tenant: str | None = None
+    comes_back: bool = False
+    """A browser gets a page that comes back by itself (``cold_start: {overflow: page}``)."""
     part: Literal["target", "fields"] | None = None
     """For ``head-too-large``: what was too large. The target is 414, the fields are 431."""
 
@@ -164,9 +175,11 @@ class Page:
     tenant: TenantTable
     name: str
     """Of ``tenancy.PAGES``."""
+    rest: str = ""
+    """What follows the name, for the pages that have it: a result's id."""
 
 
-Decision = Allow | Challenge | Deny | Answer | Page
+Decision = Allow | Defer | Challenge | Deny | Answer | Page
 Refusal = Challenge | Deny
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from policies.decision import Allow, Answer, Challenge, Deny, Page, Reason
+from policies.no_wake import no_wake_rule
 from policies.pipeline import Identify, Ready
 from policies.principal import Principal, anonymous
 from policies.problem import STATUS
@@ -244,13 +245,28 @@ def _limits(rehearsal: Rehearsal) -> Step:
     return Step(QUESTIONS[3], "yes", tuple(lines) or ("no limit applies",))
 
 
+_OVERFLOWS: Final = {
+    "reject": "are refused",
+    "page": "are refused, browsers with a page that comes back by itself",
+    "async": "get 202 and are answered later",
+    "fallback": "go to the fallback function",
+}
+
+
 def _cold_start(rehearsal: Rehearsal, action: str) -> Step:
     place = rehearsal.place
-    if place is None or Ready not in rehearsal.asked or action != "invoke":
+    is_deferred = rehearsal.is_deferred
+    if place is None or not (is_deferred or Ready in rehearsal.asked) or action != "invoke":
         return Step(QUESTIONS[4], "not asked")
     spec, ceilings = place.spec, place.tenant.ceilings
     cold = spec.cold_start
-    held = f"held {cold.max_wait_s:g} s at most, {cold.max_held} at once, more are refused"
+    held = f"held {cold.max_wait_s:g} s at most, {cold.max_held} at once, more {_OVERFLOWS[cold.overflow]}"
+    if cold.fallback is not None:
+        held += f" ({cold.fallback})"
+    if is_deferred:
+        held = f"answered with 202 at once, and run within {spec.deferred.max_wait_s:g} s"
+    elif rehearsal.request is not None and no_wake_rule(place, rehearsal.request) is not None:
+        return Step(QUESTIONS[4], "yes", ("asleep it would not be woken: a no_wake rule matches",))
     replica = f"{spec.concurrency} at once per replica" if spec.concurrency else "as many per replica as come"
     return Step(
         QUESTIONS[4],

@@ -20,6 +20,7 @@ from policies.certificates import certificate_digest
 from policies.decision import Deny, Reason
 from policies.header_fields import (
     ACCEPT,
+    CALLBACK_URL,
     CLIENT_CERT,
     CONNECTION,
     CONTENT_LENGTH,
@@ -33,6 +34,7 @@ from policies.header_fields import (
     IDEMPOTENCY_KEY,
     KEEP,
     ORIGIN,
+    PREFER,
     PREFLIGHT_FIELDS,
     PREFLIGHT_METHOD,
     REQUEST_KINDS,
@@ -45,11 +47,12 @@ from policies.header_fields import (
     parse_content_length,
 )
 from policies.peers import TrustedPeers
+from policies.prefer import read_prefer
 
 _VISIBLE: Final = bytes(range(0x20, 0x7F))
 _HEX: Final = frozenset("0123456789abcdef")
 _FRAMING: Final = frozenset({CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT})
-_SEARCHED_ONLY: Final = frozenset({ACCEPT, IDEMPOTENCY_KEY})
+_SEARCHED_ONLY: Final = frozenset({ACCEPT, IDEMPOTENCY_KEY, PREFER})
 """Passed on as they are; the others are compared, printed or split, and must be visible ASCII."""
 _MEMO_ENTRIES: Final = 1024
 _MEMO_VALUES_BYTES: Final = 512
@@ -119,6 +122,9 @@ class Facts(NamedTuple):
     dpop: ShownProof | None = None
     certificate: bytes | None = None
     """As a trusted peer says; None from anybody else."""
+    wants_async: bool = False
+    max_wait_s: float | None = None
+    callback_url: str | None = None
 
 
 class Connection(NamedTuple):
@@ -211,7 +217,8 @@ def _read_facts(
     origin = found[ORIGIN].decode("ascii") if ORIGIN in found else None
     is_preflight = method == "OPTIONS" and origin is not None and PREFLIGHT_METHOD in found
     is_websocket = UPGRADE in found and version == (1, 1) and not (is_chunked or content_length)
-    # By position: nineteen names would cost a microsecond here.
+    wants_async, max_wait_s = read_prefer(found[PREFER]) if PREFER in found else (False, None)
+    # By position: twenty-two names would cost a microsecond here.
     return Facts(
         client_scheme,
         trusted.client_ip(peer, (found[FORWARDED_FOR].decode("ascii"),)) if FORWARDED_FOR in found else None,
@@ -232,6 +239,9 @@ def _read_facts(
         connection.dropped,
         ShownProof(found[DPOP]) if DPOP in found else None,
         certificate,
+        wants_async,
+        max_wait_s,
+        found[CALLBACK_URL].decode("ascii") if CALLBACK_URL in found else None,
     )
 
 

@@ -7,10 +7,22 @@ from dataclasses import replace
 
 from policies.documents import Source
 from policies.findings import Findings
-from policies.model import Function, TenantDocument
+from policies.locators import flaw_of_host
+from policies.model import AsyncEntry, ColdStartEntry, Function, NoWakeEntry, TenantDocument
+from policies.no_wake import ROBOTS
+from policies.platform_compiler import read_probe
 from policies.quantities import seconds, size_bytes
 from policies.scope import Scope, pattern
-from policies.tables import ColdStart, FunctionSpec, FunctionTable, Pattern, RouteSpec, Timeouts
+from policies.tables import (
+    AsyncSpec,
+    ColdStart,
+    FunctionSpec,
+    FunctionTable,
+    NoWake,
+    Pattern,
+    RouteSpec,
+    Timeouts,
+)
 from policies.tenancy import build_function_table, function_spec
 
 
@@ -35,6 +47,7 @@ def compile_functions(
         for own in scope.owns:
             specs.setdefault(own, replace(everything, pattern=own))
     table = build_function_table(list(specs.values()))
+    _check_fallbacks(source, scope, table, findings)
     routed = {function_spec(table, route.function).pattern for route in routes}
     for name, function in document.functions.items():
         if not function.direct and pattern(name) in specs and pattern(name) not in routed:
@@ -57,11 +70,48 @@ def _check(
         findings.mistake(source, text, *path, "access")
     if function.i_mean_all and not is_all_public:
         findings.mistake_of_key(source, 'i_mean_all belongs to "*" with access: public', *path, "i_mean_all")
-    if function.cold_start.overflow != "reject":
-        text = f"overflow: {function.cold_start.overflow} is kept for later; until then it refuses like reject"
-        findings.warning(source, text, *path, "cold_start", "overflow")
     if function.direct_url and direct_url is None:
         findings.mistake(source, "the backend has no direct_url in platform.yaml", *path, "direct_url")
+    if function.concurrency_scope == "cluster" and function.concurrency is None:
+        text = "there is nothing to count: expected concurrency beside it"
+        findings.mistake(source, text, *path, "concurrency_scope")
+    _check_cold_start(source, name, function, findings)
+    for index, host in enumerate(function.async_.callbacks or ()):
+        if flaw := flaw_of_host(host):
+            findings.mistake(source, flaw, *path, "async", "callbacks", index)
+
+
+def _check_cold_start(source: Source[TenantDocument], name: str, function: Function, findings: Findings) -> None:
+    path = ("functions", name, "cold_start")
+    entry = function.cold_start
+    if (entry.overflow == "fallback") != (entry.fallback is not None):
+        text = "overflow: fallback and fallback: FUNCTION go together: expected both or neither"
+        findings.mistake_of_key(source, text, *path, "overflow" if entry.fallback is None else "fallback")
+    elif entry.fallback == name:
+        findings.mistake(source, "a function cannot be its own fallback", *path, "fallback")
+    if entry.overflow == "async" and not function.async_.allow:
+        findings.mistake(source, "async: {allow: false} forbids it", *path, "overflow")
+    if entry.max_held_per_caller is not None and entry.max_held_per_caller > entry.max_held:
+        text = f"max_held is {entry.max_held}: a caller can never have {entry.max_held_per_caller}"
+        findings.warning(source, text, *path, "max_held_per_caller")
+    for index, rule in enumerate(entry.no_wake):
+        if rule.methods is None and rule.paths is None and rule.user_agents is None and not rule.robots:
+            text = "nothing would ever wake it: expected methods, paths, user_agents or robots: true"
+            findings.mistake(source, text, *path, "no_wake", index)
+
+
+def _check_fallbacks(source: Source[TenantDocument], scope: Scope, table: FunctionTable, findings: Findings) -> None:
+    """A fallback is a function of the tenant's own, and has none itself: what overflows overflows once."""
+    for name, function in source.document.functions.items():
+        fallback = function.cold_start.fallback
+        if fallback is None:
+            continue
+        path = ("functions", name, "cold_start", "fallback")
+        if not scope.holds(pattern(fallback)):
+            findings.mistake(source, f"{fallback!r} is not this tenant's ({scope})", *path)
+        elif function_spec(table, fallback).cold_start.fallback is not None:
+            text = f"{fallback!r} has a fallback itself; expected a function without one"
+            findings.mistake(source, text, *path)
 
 
 def _spec(own: Pattern, function: Function, direct_url: str | None) -> FunctionSpec:
@@ -70,9 +120,10 @@ def _spec(own: Pattern, function: Function, direct_url: str | None) -> FunctionS
         pattern=own,
         is_public=function.access == "public",
         concurrency=function.concurrency,
-        cold_start=ColdStart(
-            seconds(function.cold_start.max_wait), function.cold_start.max_held, function.cold_start.overflow
-        ),
+        is_concurrency_shared=function.concurrency_scope == "cluster",
+        cold_start=_cold_start(function.cold_start),
+        deferred=_deferred(function.async_),
+        is_message=function.message,
         timeouts=Timeouts(
             seconds(timeouts.connect),
             seconds(timeouts.first_byte),
@@ -86,3 +137,45 @@ def _spec(own: Pattern, function: Function, direct_url: str | None) -> FunctionS
         direct_url=direct_url if function.direct_url else None,
         has_assertion=function.assertion,
     )
+
+
+def _cold_start(entry: ColdStartEntry) -> ColdStart:
+    return ColdStart(
+        max_wait_s=seconds(entry.max_wait),
+        max_held=entry.max_held,
+        overflow=entry.overflow,
+        max_held_bytes=_bytes(entry.max_held_bytes),
+        max_held_per_caller=entry.max_held_per_caller,
+        max_held_bytes_per_caller=_bytes(entry.max_held_bytes_per_caller),
+        no_wake=tuple(map(_no_wake, entry.no_wake)),
+        fallback=entry.fallback,
+        holds_body=entry.body == "spool",
+        probe=read_probe(entry.probe),
+        announces=entry.announce,
+        weights=tuple((frozenset(share.groups), share.weight) for share in entry.weights),
+    )
+
+
+def _no_wake(entry: NoWakeEntry) -> NoWake:
+    agents = [*(agent.lower() for agent in entry.user_agents or ()), *(ROBOTS if entry.robots else ())]
+    return NoWake(
+        methods=None if entry.methods is None else frozenset(entry.methods),
+        paths=None if entry.paths is None else tuple(map(pattern, entry.paths)),
+        user_agents=tuple(agents) or None,
+        status=entry.status,
+    )
+
+
+def _deferred(entry: AsyncEntry) -> AsyncSpec:
+    return AsyncSpec(
+        is_allowed=entry.allow,
+        max_wait_s=seconds(entry.max_wait),
+        max_async=entry.max_async,
+        keep_s=seconds(entry.keep),
+        max_result_bytes=size_bytes(entry.max_result),
+        callback_hosts=frozenset(entry.callbacks or ()),
+    )
+
+
+def _bytes(size: str | None) -> int | None:
+    return None if size is None else size_bytes(size)

@@ -46,6 +46,7 @@ TRACEPARENT: Final = 15
 TRACESTATE: Final = 16
 DPOP: Final = 17
 CLIENT_CERT: Final = 18
+CALLBACK_URL: Final = 19
 
 # Read and passed on.
 FIRST_PASSED: Final = 20
@@ -58,6 +59,7 @@ PREFLIGHT_FIELDS: Final = 25
 WEBSOCKET_KEY: Final = 26
 WEBSOCKET_VERSION: Final = 27
 IDEMPOTENCY_KEY: Final = 28
+PREFER: Final = 29
 
 JOINED_BY: Final = {
     COOKIE: b"; ",
@@ -68,6 +70,7 @@ JOINED_BY: Final = {
     TRACESTATE: b",",
     ACCEPT: b",",
     PREFLIGHT_FIELDS: b",",
+    PREFER: b",",
 }
 """Lists: several fields are one (RFC 9110 section 5.3). Any other kind that is read may stand once (AP-R35)."""
 
@@ -88,6 +91,7 @@ _EXACT: Final = {
     "tracestate": TRACESTATE,
     "dpop": DPOP,  # a proof made for Portero, not for the function (AP-R55)
     "client-cert": CLIENT_CERT,
+    "x-callback-url": CALLBACK_URL,
     "accept": ACCEPT,
     "origin": ORIGIN,
     "sec-fetch-site": FETCH_SITE,
@@ -97,6 +101,7 @@ _EXACT: Final = {
     "sec-websocket-key": WEBSOCKET_KEY,
     "sec-websocket-version": WEBSOCKET_VERSION,
     "idempotency-key": IDEMPOTENCY_KEY,
+    "prefer": PREFER,
 }
 _HOP_BY_HOP: Final = frozenset(
     {
@@ -117,7 +122,6 @@ _OURS: Final = frozenset(
         "x-real-ip",
         "x-rewrite-url",
         "x-scope-orgid",
-        "x-callback-url",
         "proxy",  # becomes HTTP_PROXY of a CGI function (OpenFaaS' classic watchdog): httpoxy, CVE-2016-5385
         # Policy judges the method as sent; a framework that obeys one of these would run another.
         "x-http-method",

@@ -110,4 +110,12 @@ def compile_ceilings(platform: Source[PlatformDocument], tenant: str, findings: 
     if entry.wakes is not None:
         limit = Limit(id="platform-wakes", per="tenant", wakes=entry.wakes)
         wakes = _limit(limit, platform.where(*path, "wakes"), open_scope)
-    return Ceilings(rate=rate, wakes=wakes, held=entry.held, held_bytes=size_bytes(entry.held_bytes))
+    return Ceilings(
+        rate=rate,
+        wakes=wakes,
+        held=entry.held,
+        held_bytes=size_bytes(entry.held_bytes),
+        weight=entry.weight,
+        results=entry.results,
+        result_bytes=size_bytes(entry.result_bytes),
+    )

@@ -89,6 +89,16 @@ def flaw_of_direct_url(text: str) -> str | None:
     return flaw.replace(repr(filled), repr(text), 1) if flaw else None
 
 
+def flaw_of_wake_url(text: str) -> str | None:
+    """Where a wake is POSTed to: a platform's address that may have a path, and name the function in it."""
+    filled = text.replace("{function}", "f").replace("{namespace}", "n")
+    parts = _split(filled)
+    if parts is None or "{" in filled or "}" in filled or "{" in text.partition("//")[2].partition("/")[0]:
+        return f"{text!r} is no URL; expected such as http://scaler:8080/wake/{{namespace}}/{{function}}"
+    flaw = flaw_of_backend(parts._replace(path="").geturl())
+    return flaw.replace(repr(parts._replace(path="").geturl()), repr(text), 1) if flaw else None
+
+
 def flaw_of_origin(text: str) -> str | None:
     """An origin as browsers send it (RFC 6454 section 6.2): byte for byte, so in that spelling only."""
     expected = "expected such as https://app.acme.example"

@@ -29,7 +29,9 @@ from policies.quantities import (
     Label,
     Method,
     Name,
+    PathPattern,
     PathPrefix,
+    Probe,
     Rate,
     RequestLine,
     SecretName,
@@ -37,6 +39,7 @@ from policies.quantities import (
     Subject,
     Text,
     Title,
+    Weight,
 )
 
 Action = Literal["invoke", "describe", "list", "deploy", "update", "delete", "scale", "logs", "secrets"]
@@ -117,12 +120,20 @@ When = Annotated[Annotated[Text, Tag(AS_TEXT)] | Annotated[ShortConditions, Tag(
 class Backend(Part):
     """One functions platform."""
 
-    kind: Literal["openfaas"]
-    """What the platform is."""
+    kind: Literal["openfaas", "knative", "riff", "http"]
+    """What the platform is: OpenFaaS; Knative Serving, and riff from 0.1 on; riff 0.0.x; anything else by its URL."""
     url: Text
-    """Address of its gateway, without path."""
+    """Address of its gateway, without path. knative and http: it may hold {function} and {namespace}."""
     credentials: SecretName | None = None
-    """Name of a file or folder under --secrets DIR/platform/."""
+    """Name of a file or folder under --secrets DIR/platform/; openfaas only."""
+    domain: Text | None = None
+    """knative: functions are addressed as FUNCTION.NAMESPACE.DOMAIN at the ingress; absent for cluster-local URLs."""
+    cluster: SecretName | None = None
+    """knative: in-cluster, or the name of a kubeconfig under --secrets DIR/platform/: replicas are asked of its API."""
+    probe: Probe | None = None
+    """Path asked of a function that has just started, before anybody is let in; off: none; absent: the kind's own."""
+    wake_url: Text | None = None
+    """http: POSTed to when a function sleeps; may hold {function} and {namespace}."""
     direct_url: Text | None = None
     """Address of a function itself, such as http://{function}.{namespace}:8080, for those that say direct_url: true."""
 
@@ -140,6 +151,12 @@ class CeilingsEntry(Part):
     """Requests held at once while functions wake."""
     held_bytes: Size = "64MiB"
     """Bodies buffered at once for held requests."""
+    weight: Weight = 1
+    """Its share where tenants compete for places, beside the weights of others."""
+    results: Count = 1000
+    """Results of requests that are answered later, pending or kept."""
+    result_bytes: Size = "64MiB"
+    """Bodies of those results."""
 
 
 class TenantEntry(Part):
@@ -340,6 +357,30 @@ class ServiceAccount(Part):
     """Believe tokens without audience, as Dispatch issued them."""
 
 
+class NoWakeEntry(Part):
+    """Requests that a sleeping function is not woken for. Several keys: all must hold; several items: any of them."""
+
+    methods: Methods | None = None
+    """The request's method is one of these, such as HEAD."""
+    paths: Annotated[tuple[PathPattern, ...], Field(min_length=1)] | None = None
+    """The function-relative path: exact, or a prefix with * at its end."""
+    user_agents: Texts | None = None
+    """One of these stands anywhere in the User-Agent; case does not matter."""
+    robots: StrictBool = False
+    """The User-Agent is that of a well-known crawler."""
+    status: Annotated[StrictInt, Field(ge=200, le=599)] | None = None
+    """Answered while the function sleeps, without a body; by default 503 function-asleep with Retry-After."""
+
+
+class WeightEntry(Part):
+    """A share of the function for callers of some groups."""
+
+    groups: Texts
+    """The caller is in one of these."""
+    weight: Weight
+    """Its share beside other callers, who have 1."""
+
+
 class ColdStartEntry(Part):
     """What happens to requests while the function wakes."""
 
@@ -347,8 +388,44 @@ class ColdStartEntry(Part):
     """A request is held at most this long."""
     max_held: Count = 100
     """Requests held at once."""
-    overflow: Literal["reject", "page", "async"] = "reject"
-    """What a request gets when no more are held."""
+    max_held_bytes: Size | None = None
+    """Bodies buffered at once for this function; by default as many as the tenant may."""
+    max_held_per_caller: Count | None = None
+    """Requests of one caller held at once; without it a caller alone may take all places, and makes room for others."""
+    max_held_bytes_per_caller: Size | None = None
+    """Bodies buffered at once for one caller."""
+    overflow: Literal["reject", "page", "async", "fallback"] = "reject"
+    """What a request gets that cannot be held, or not long enough: a refusal, for browsers a page that comes back by
+    itself, 202 and a result to fetch later, or the fallback function."""
+    fallback: Label | None = None
+    """The function that takes what overflows; the caller must be allowed to invoke it."""
+    no_wake: tuple[NoWakeEntry, ...] = ()
+    """Requests that do not wake the function."""
+    body: Literal["spool", "stream"] = "spool"
+    """spool: the body is read while the request is held, so that a client that leaves is noticed; stream: it is not."""
+    probe: Probe | None = None
+    """Path asked of the function when it has started, before anybody is let in; off: none; by default the backend's."""
+    announce: StrictBool = True
+    """Answers to requests that were held say so in X-Portero-Cold-Start and Server-Timing."""
+    weights: tuple[WeightEntry, ...] = ()
+    """Shares of callers; the largest that fits counts."""
+
+
+class AsyncEntry(Part):
+    """Requests that are accepted at once and answered later."""
+
+    allow: StrictBool = True
+    """Callers may ask for it: Prefer: respond-async, or /async-function/NAME."""
+    max_wait: Duration = "10m"
+    """How long such a request may wait for its function."""
+    max_async: Count = 10
+    """Under way at once, of one caller."""
+    keep: Duration = "1h"
+    """How long a result can be fetched."""
+    max_result: Size = "1MiB"
+    """Largest answer that is kept."""
+    callbacks: Texts | None = None
+    """Hosts that X-Callback-Url may name: exact, or *.suffix."""
 
 
 class TimeoutsEntry(Part):
@@ -373,8 +450,14 @@ class Function(Part):
     """Needed to make "*" public."""
     concurrency: Count | None = None
     """Requests a replica serves at once."""
+    concurrency_scope: Literal["local", "cluster"] = "local"
+    """cluster: all Porteros count concurrency together, in Redis; local: each keeps to its share of it."""
     cold_start: ColdStartEntry = ColdStartEntry()
     """What happens to requests while it wakes."""
+    async_: Annotated[AsyncEntry, Field(alias="async")] = AsyncEntry()
+    """Requests that are answered later."""
+    message: StrictBool = False
+    """riff 0.0.x: requests are sent as messages, and answered when they were taken."""
     timeouts: TimeoutsEntry = TimeoutsEntry()
     """Bounds on the time of a request."""
     max_body: BodySize = "10MiB"

@@ -13,9 +13,18 @@ from collections.abc import Generator
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
-from policies.decision import Allow, Answer, Challenge, Decision, Deny, LimitState, Reason, Refusal
+from policies.decision import Allow, Answer, Challenge, Decision, Defer, Deny, LimitState, Reason, Refusal
 from policies.limits import Check, Spent, checks_for
+from policies.no_wake import asleep_answer
 from policies.origin import refuse_cross_origin
+from policies.overflow import (
+    OVERFLOWS,
+    fallback_of,
+    is_deferred_at_once,
+    is_spared,
+    takes_body,
+    with_page,
+)
 from policies.principal import Principal, anonymous
 from policies.rbac import Granted, may
 from policies.request import AccessRequest
@@ -104,15 +113,46 @@ def judge(request: AccessRequest, policies: PolicySet, now: float) -> Generator[
                 return refusal
             shadowed += (refusal,)
 
+    rule = verdict.rule if isinstance(verdict, Granted) else None
+    if (request.wants_async or place.is_deferred) and is_deferred_at_once(place, request):
+        return Defer(Allow(place, principal, rule, states, shadowed), None)
+
     released: Principal | Refusal | None = yield _new(Ready, (place, principal, request))
     if released is not None:
         if not isinstance(released, Principal):
-            return released
+            return (yield from _unheld(released, Allow(place, principal, rule, states, shadowed), request, now))
         principal = released
 
-    rule = verdict.rule if isinstance(verdict, Granted) else None
     allow: Allow = _new(Allow, (place, principal, rule, states, shadowed))
     return allow
+
+
+def _unheld(refusal: Refusal, allow: Allow, request: AccessRequest, now: float) -> Generator[Need, Any, Decision]:
+    """What becomes of a request that question 5 refused: see ``overflow.py`` and ``no_wake.py``."""
+    place, principal = allow.place, allow.principal
+    if not isinstance(refusal, Deny):
+        return refusal
+    if refusal.reason is Reason.FUNCTION_ASLEEP:
+        return asleep_answer(place, request, refusal)
+    if is_spared(place, request, refusal):
+        return Defer(allow, refusal)
+    other = fallback_of(place) if refusal.reason in OVERFLOWS else None
+    if other is None:
+        return with_page(place, request, refusal)
+    verdict = may(other, principal, request, "invoke", now)
+    shadowed = allow.shadowed
+    if not isinstance(verdict, Granted):
+        if not _is_shadowed(verdict, other):
+            return refusal
+        shadowed += (_as_deny(verdict),)
+    if not takes_body(other, request):
+        return refusal
+    released: Principal | Refusal | None = yield Ready(other, principal, request)
+    if released is not None:
+        if not isinstance(released, Principal):
+            return refusal
+        principal = released
+    return Allow(other, principal, verdict.rule if isinstance(verdict, Granted) else None, allow.limits, shadowed)
 
 
 def judge_again(request: AccessRequest, place: Place, now: float) -> Generator[Need, Any, Principal | Refusal]:

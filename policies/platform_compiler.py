@@ -12,7 +12,14 @@ from typing import Final
 from policies.documents import Source
 from policies.findings import Findings
 from policies.host import canonical_host
-from policies.locators import address_of, flaw_of_backend, flaw_of_direct_url, flaw_of_host, flaw_of_network
+from policies.locators import (
+    address_of,
+    flaw_of_backend,
+    flaw_of_direct_url,
+    flaw_of_host,
+    flaw_of_network,
+    flaw_of_wake_url,
+)
 from policies.model import PlatformDocument
 from policies.rule_compiler import unknown
 from policies.scope import Claim, overlaps
@@ -20,6 +27,15 @@ from policies.tables import BackendSpec
 
 SECRETS_OF_PLATFORM: Final = "platform"
 """Folder under --secrets with the backends' credentials: a tenant of that name could send them to its own provider."""
+_SETTINGS_OF_KINDS: Final = {
+    "credentials": ("openfaas",),
+    "direct_url": ("openfaas",),
+    "domain": ("knative",),
+    "cluster": ("knative",),
+    "wake_url": ("http",),
+}
+_TEMPLATES: Final = frozenset({"knative", "http"})
+"""Kinds whose address may name the function."""
 _EVERYBODY: Final = frozenset({"0.0.0.0/0", "::/0"})
 
 
@@ -27,10 +43,13 @@ def check_platform(platform: Source[PlatformDocument], findings: Findings) -> No
     """Every mistake of ``platform.yaml`` that its shape does not show."""
     document = platform.document
     for name, backend in document.backends.items():
-        if flaw := flaw_of_backend(backend.url):
+        if flaw := (flaw_of_direct_url if "{" in backend.url else flaw_of_backend)(backend.url):
             findings.mistake(platform, flaw, "backends", name, "url")
+        if backend.wake_url is not None and (flaw := flaw_of_wake_url(backend.wake_url)):
+            findings.mistake(platform, flaw, "backends", name, "wake_url")
         if backend.direct_url is not None and (flaw := flaw_of_direct_url(backend.direct_url)):
             findings.mistake(platform, flaw, "backends", name, "direct_url")
+        _check_kind(platform, name, findings)
     for name, entry in document.tenants.items():
         if name == SECRETS_OF_PLATFORM:
             text = f"the name {name!r} is Portero's own: the platform's secrets stand in a folder of that name"
@@ -70,9 +89,43 @@ def hosts_of(platform: Source[PlatformDocument]) -> tuple[dict[str, str], dict[s
 
 def compile_backends(platform: Source[PlatformDocument]) -> dict[str, BackendSpec]:
     return {
-        name: BackendSpec(name, backend.kind, backend.url.rstrip("/"), backend.credentials)
+        name: BackendSpec(
+            name,
+            backend.kind,
+            backend.url.rstrip("/"),
+            backend.credentials,
+            domain=backend.domain,
+            cluster=backend.cluster,
+            probe=read_probe(backend.probe),
+            wake_url=backend.wake_url,
+        )
         for name, backend in platform.document.backends.items()
     }
+
+
+def read_probe(written: str | None) -> str | None:
+    """``off`` is the empty path: nothing is asked."""
+    return "" if written == "off" else written
+
+
+def _check_kind(platform: Source[PlatformDocument], name: str, findings: Findings) -> None:
+    """Each kind of platform has settings of its own; one that would have no effect is a mistake."""
+    backend = platform.document.backends[name]
+    for setting, kinds in _SETTINGS_OF_KINDS.items():
+        if getattr(backend, setting) is not None and backend.kind not in kinds:
+            text = f"{setting} has no meaning for kind: {backend.kind}; expected {' or '.join(kinds)}"
+            findings.mistake_of_key(platform, text, "backends", name, setting)
+    if backend.domain is not None and (flaw := flaw_of_host(backend.domain)):
+        findings.mistake(platform, flaw, "backends", name, "domain")
+    is_template = "{" in backend.url
+    if is_template and backend.kind not in _TEMPLATES:
+        findings.mistake(platform, "expected an address without {...}", "backends", name, "url")
+    elif is_template and backend.domain is not None:
+        text = "functions are addressed by domain or by a url with {function}, not by both"
+        findings.mistake(platform, text, "backends", name, "domain")
+    elif backend.kind == "knative" and backend.domain is None and not is_template:
+        text = "expected domain, or a url such as http://{function}.{namespace}.svc.cluster.local"
+        findings.mistake(platform, text, "backends", name, "url")
 
 
 def _check_hosts(platform: Source[PlatformDocument], findings: Findings) -> None:

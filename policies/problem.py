@@ -62,6 +62,7 @@ _WORDS: Final[dict[Reason, tuple[int, str, str]]] = {
     Reason.PROVIDER_UNAVAILABLE: (503, "Provider unavailable", "The identity provider does not answer."),
     Reason.SESSION_STORE_UNAVAILABLE: (503, "Sessions unavailable", "Sessions cannot be read at the moment."),
     Reason.WAKE_FAILED: (503, "Wake failed", "The function could not be woken."),
+    Reason.FUNCTION_ASLEEP: (503, "Function asleep", "The function sleeps, and this request does not wake it."),
     Reason.OVERLOADED: (503, "Overloaded", "There is more to do than can be done at the moment."),
     Reason.POLICY_UNAVAILABLE: (503, "Policy unavailable", "No policy is loaded."),
     Reason.DRAINING: (503, "Draining", "This server is going down; another will answer."),
@@ -85,6 +86,7 @@ _RETRY_AFTER_S: Final = {
     Reason.PROVIDER_UNAVAILABLE: 5,
     Reason.SESSION_STORE_UNAVAILABLE: 5,
     Reason.WAKE_FAILED: 5,
+    Reason.FUNCTION_ASLEEP: 5,
     Reason.POLICY_UNAVAILABLE: 5,
 }
 """Seconds, where waiting helps and the refusal does not know better."""

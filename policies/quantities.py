@@ -25,6 +25,8 @@ SUBJECT: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}\|.{1,255}$"
 EMAIL: Final = r"^[^\s@]{1,64}@[^\s@]{1,253}$"
 CLOCK: Final = r"^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$"
 PATH_PREFIX: Final = r"^/"
+PATH_PATTERN: Final = r"^/[^*?#\s]{0,1023}\*?$"
+PROBE: Final = r"^(off|/[^?#\s]{0,255})$"
 REQUEST: Final = r"^[A-Z][A-Z-]{0,31} (https?://[^\s/]+)?/\S*$"
 
 EXPECTED: Final = {
@@ -41,6 +43,8 @@ EXPECTED: Final = {
     EMAIL: "an e-mail address",
     CLOCK: "a time of day as HH:MM, from 00:00 to 24:00",
     PATH_PREFIX: "a path that starts with '/'",
+    PATH_PATTERN: "a path such as /healthz, or the beginning of one with '*' at its end",
+    PROBE: "a path such as /healthz (no query), or off",
     REQUEST: "a request as METHOD /path or METHOD http://host/path",
 }
 """Pattern -> what an operator is told to write instead."""
@@ -63,10 +67,13 @@ Subject = Annotated[str, _text(SUBJECT)]
 Email = Annotated[str, _text(EMAIL)]
 Clock = Annotated[str, _text(CLOCK)]
 PathPrefix = Annotated[str, _text(PATH_PREFIX)]
+PathPattern = Annotated[str, _text(PATH_PATTERN)]
+Probe = Annotated[str, _text(PROBE)]
 RequestLine = Annotated[str, StringConstraints(pattern=REQUEST, max_length=8192, strict=True)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=2048, strict=True)]
 Title = Annotated[str, StringConstraints(min_length=1, max_length=80, strict=True)]
 Count = Annotated[StrictInt, Field(ge=1, le=1_000_000_000)]
+Weight = Annotated[StrictInt, Field(ge=1, le=1000)]
 
 _WINDOW_S: Final = {"s": 1, "m": 60, "h": 3600}
 _UNIT_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}

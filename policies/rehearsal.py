@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote
 
-from policies.decision import Allow, Answer, Challenge, Decision, Deny, Page
+from policies.decision import Allow, Answer, Challenge, Decision, Defer, Deny, Page
 from policies.limits import Check, Spent
 from policies.peers import TrustedPeers, parse_address
 from policies.pipeline import Identify, Ready, Spend, judge
@@ -30,6 +30,10 @@ _PRINTABLE: Final = bytes(range(0x21, 0x7F)).decode()
 _NOBODY: Final = TrustedPeers()
 
 
+Judged = Allow | Challenge | Deny | Answer | Page
+"""A decision; of what is answered later, what it was allowed as."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rehearsal:
     """How a request fared, and what was learnt on the way."""
@@ -37,13 +41,15 @@ class Rehearsal:
     request: AccessRequest | None
     """None: the request line itself is refused."""
     principal: Principal
-    decision: Decision
+    decision: Judged
     place: Place | None = None
     """None: question 1 was not answered."""
     checks: tuple[Check, ...] = ()
     """Rates that question 4 would spend."""
     asked: frozenset[type] = field(default_factory=frozenset)
     """The needs that came up."""
+    is_deferred: bool = False
+    """Accepted with 202 and answered later."""
 
     @property
     def refusal(self) -> Challenge | Deny | None:
@@ -156,7 +162,9 @@ def rehearse(
                     need = judging.send(None)
     except StopIteration as end:
         decision: Decision = end.value
-        return Rehearsal(request, principal, decision, place, checks, frozenset(asked))
+        is_deferred = isinstance(decision, Defer)
+        judged = decision.allow if isinstance(decision, Defer) else decision
+        return Rehearsal(request, principal, judged, place, checks, frozenset(asked), is_deferred)
 
 
 def _other_action(

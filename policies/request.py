@@ -156,6 +156,12 @@ class AccessRequest(NamedTuple):
     """The DPoP proof (RFC 9449), visible ASCII; it may stand once. ``read_head`` makes it a ``ShownProof``."""
     certificate: bytes | None = None
     """SHA-256 of the client's certificate (DER): the connection's, or as a trusted peer says (RFC 9440)."""
+    wants_async: bool = False
+    """``Prefer: respond-async``: it need not be answered at once (RFC 7240 section 4.1)."""
+    max_wait_s: float | None = None
+    """``Prefer: wait=n``: longest the caller will wait (RFC 7240 section 4.3)."""
+    callback_url: str | None = None
+    """``X-Callback-Url``: where a later answer is to be delivered; printable ASCII, otherwise unread."""
 
     def __repr__(self) -> str:
         """Without the fields, which hold credentials."""
@@ -353,6 +359,9 @@ def _read_head(head: Head, trusted: TrustedPeers) -> AccessRequest | Deny:
         port,
         facts.dpop,
         certificate,
+        facts.wants_async,
+        facts.max_wait_s,
+        facts.callback_url,
     )
 
 

@@ -518,3 +518,5 @@ class Place:
     has_trailing_slash: bool
     path: str
     """Function-relative, canonical, starting with ``/``: what policy judges."""
+    is_deferred: bool = False
+    """Reached by ``/async-function/<name>``: answered later."""

@@ -10,7 +10,9 @@ Refuses to know who is calling. Source: design sections 4 and 5; rules T1, T2, T
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from policies.decision import Answer, Deny, Page, Reason
@@ -42,6 +44,8 @@ __all__ = [
     "tenant_of",
 ]
 
+RESULT: Final = "result"
+"""The page that answers are fetched from later: ``result/ID``."""
 PAGES: Final = frozenset({"login", "callback", "logout", "whoami", "token", "jwks.json", "backchannel-logout"})
 """Portero's own pages under ``/.portero/``; each judges its own methods and callers."""
 MAX_FUNCTION_CHARS: Final = 128
@@ -52,6 +56,11 @@ _SPECS_A_TENANT: Final = 4096
 OUR_PAGES: Final = "/.portero/"
 CALLBACK: Final = "callback"
 """The page that providers send browsers back to; ``callback/NAME`` is it too, for answers of one provider alone."""
+_RESULT_ID: Final = re.compile(r"[A-Za-z0-9_-]{22}")
+"""128 bits, base64url."""
+_DEFERRED: Final = "async-function"
+_DEFERRED_METHOD: Final = "POST"
+"""What OpenFaaS takes under that path."""
 _PREFLIGHT_MAX_AGE_S: Final = 600
 """How long a browser may remember a preflight (Chromium caps at 7200, Firefox at 86400)."""
 _NAME_CHARS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
@@ -164,9 +173,11 @@ def cors_fields(request: AccessRequest, place: Place) -> tuple[tuple[str, str], 
 def _page(tenant: TenantTable, name: str) -> Page | Deny:
     if name in PAGES:
         return Page(tenant, name)
-    page, _, provider = name.partition("/")
-    if page == CALLBACK and any(one.name == provider and one.login is not None for one in tenant.providers):
+    page, _, rest = name.partition("/")
+    if page == CALLBACK and any(one.name == rest and one.login is not None for one in tenant.providers):
         return Page(tenant, CALLBACK)
+    if page == RESULT and _RESULT_ID.fullmatch(rest):
+        return Page(tenant, RESULT, rest)
     return _route_unknown(tenant)
 
 
@@ -180,10 +191,29 @@ def _find(method: str, target: Target, tenant: TenantTable) -> Place | Deny:
 
 def _look_up(method: str, target: Target, tenant: TenantTable) -> Place | Deny:
     """A route of the tenant, or ``/function/<name>``, which an open first segment (``/*``) does not take."""
+    if target.segments and target.segments[0] == _DEFERRED:
+        return _later(method, target, tenant)
     routes = _routes(target, tenant)
     if routes:
         return _by_route(method, target, tenant, routes)
     return _direct(target, tenant) if _is_direct(target) else _route_unknown(tenant)
+
+
+def _later(method: str, target: Target, tenant: TenantTable) -> Place | Deny:
+    """``/async-function/<name>...``: as ``/function/<name>...``, answered later."""
+    place = _direct(target, tenant) if len(target.segments) > 1 else _route_unknown(tenant)
+    if isinstance(place, Deny):
+        return place
+    if not place.spec.deferred.is_allowed:
+        return _route_unknown(tenant)
+    if method != _DEFERRED_METHOD:
+        return Deny(
+            Reason.METHOD_NOT_ALLOWED,
+            "functions take POST alone under this path",
+            allowed_methods=(_DEFERRED_METHOD,),
+            tenant=tenant.name,
+        )
+    return replace(place, is_deferred=True)
 
 
 def _routes(target: Target, tenant: TenantTable) -> tuple[RouteSpec, ...]:

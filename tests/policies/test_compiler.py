@@ -550,8 +550,8 @@ def test_test_file_of_no_tenant() -> None:
             "3:53: /function/x reaches the same function without https; add direct: false to it",
         ),
         (
-            "functions: {web: {cold_start: {overflow: page}}}\n",
-            "3:42: overflow: page is kept for later; until then it refuses like reject",
+            "functions: {web: {cold_start: {max_held: 5, max_held_per_caller: 6}}}\n",
+            "3:68: max_held is 5: a caller can never have 6",
         ),
     ],
 )
