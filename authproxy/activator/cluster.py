@@ -1,10 +1,10 @@
 """
 What the Porteros of one cluster have to agree on while functions wake, and what it comes to for one that is alone.
 
-Three things: who calls the platform to wake a function (a lease), how many requests may wait anywhere (reserved places),
-and, for functions of which all Porteros share the concurrency, who may send how many at once (slots). Nothing here waits
-for longer than it says, and none of it is on the path of a request to a function that is awake and of nobody's scope but
-its own Portero's. It refuses to know tenants, functions and requests: keys are words of the activator's.
+Three things: who calls the platform to wake a function (a lease), how many requests may wait anywhere (reserved
+places), and, for functions of which all Porteros share the concurrency, who may send how many at once (slots). Nothing
+here waits for longer than it says, and none of it is on the path of a request to a function that is awake and whose
+concurrency is not shared. It refuses to know tenants, functions and requests: keys are words of the activator's.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ class Cluster(Protocol):
         Whether one more may be held besides ``held`` of this Portero without asking anybody.
 
         Args:
-            key: what is bounded; its ``ceiling`` is that of all Porteros together.
+            key: what is bounded.
+            ceiling: of all Porteros together.
             held: of this Portero, under this key, now.
         """
 
@@ -122,7 +123,7 @@ class LocalCluster:
     def __init__(self) -> None:
         self._pools: set[LocalSlots] = set()
 
-    async def lease_wake(self, key: str) -> bool:
+    async def lease_wake(self, key: str) -> bool:  # noqa: ARG002  # the protocol's signature
         return True
 
     async def keep_wake(self, key: str) -> None:
@@ -134,13 +135,13 @@ class LocalCluster:
     def count_held(self, count: CountHeld) -> None:
         """Nobody needs to know."""
 
-    def has_place(self, key: str, ceiling: int, held: int) -> bool:
+    def has_place(self, key: str, ceiling: int, held: int) -> bool:  # noqa: ARG002  # as above
         return held < ceiling
 
-    async def reserve(self, key: str, ceiling: int, held: int) -> bool:
+    async def reserve(self, key: str, ceiling: int, held: int) -> bool:  # noqa: ARG002  # as above
         return held < ceiling
 
-    def slots(self, key: str, on_held: OnHeld) -> LocalSlots:
+    def slots(self, key: str, on_held: OnHeld) -> LocalSlots:  # noqa: ARG002  # as above
         pool = LocalSlots(on_held, self._pools.discard)
         self._pools.add(pool)
         return pool
@@ -173,7 +174,7 @@ class LocalSlots:
         self._held = max(in_use, self._held - max(0, self._in_use - in_use))
         self._in_use = in_use
         self._wanted = max(in_use, min(wanted, capacity))
-        if self._turn is None and self._wanted != self._held:
+        if self._turn is None and self._has_news:
             self._turn = asyncio.get_running_loop().call_soon(self._tell)
 
     def close(self) -> None:
@@ -185,6 +186,11 @@ class LocalSlots:
 
     def _tell(self) -> None:
         self._turn = None
-        if self._on_held is not None and self._held != self._wanted:
+        if self._on_held is not None and self._has_news:
             self._held = self._wanted
             self._on_held(self._held)
+
+    @property
+    def _has_news(self) -> bool:
+        """Told once too often does no harm; told once too seldom, somebody would wait for nothing."""
+        return self._held != self._wanted or self._in_use < self._wanted
