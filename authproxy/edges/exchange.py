@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from authproxy.upstream.exchange import BodyMalformed, BodyStalled, ClientGone
 from authproxy.upstream.framing import CONTINUE, LAST_CHUNK, STATUS_LINES, chunk
+from authproxy.upstream.held_body import HeldBody
 
 if TYPE_CHECKING:
     from authproxy.edges.protocol import ClientConnection
@@ -46,7 +47,13 @@ class PublicExchange:
     """Set while the request is on its way without a task."""
     has_task = False
     """The connection's task serves it."""
+    is_held = False
+    """It waits: for its function, or for whoever is asked about it. Nobody reads, so that its client has to be watched."""
+    is_drained = False
+    """The process stops: it is refused, not for anything of its own."""
     sent_body: bytes | None = None
+    may_rewind = True
+    _held: HeldBody | None = None
     _is_chunked = False
     _has_continued = False
 
@@ -60,9 +67,56 @@ class PublicExchange:
 
     @property
     def has_whole_body(self) -> bool:
+        held = self._held
+        if held is not None and held.size:
+            return held.is_in_memory
         return bool(self.payload.is_eof()) or self.payload.exception() is not None
 
     def whole_body(self) -> bytes | None:
+        held = self._held
+        if held is not None and held.size:
+            return held.whole()
+        body = self.take_whole()
+        if body:
+            self.may_rewind = False
+        return body
+
+    async def read(self) -> bytes:
+        held = self._held
+        if held is not None:
+            if not held.has_given_all:
+                return await held.read()
+            if held.is_whole:
+                return b""
+        data = await self.read_on(is_patient=False)
+        if data:
+            self.may_rewind = False
+        return data
+
+    def rewind(self) -> None:
+        if self._held is not None:
+            self._held.rewind()
+
+    # -- the same while the request is held ------------------------------------------------------------------------
+
+    def holdable_body(self, max_bytes: int | None, content_length: int | None) -> HeldBody | None:
+        """The body, to be read while its request is held; None: it has none. ``close_body`` is owed."""
+        if self._held is None and not self.payload.at_eof():
+            self._held = HeldBody(self, self._connection.spool, max_bytes, content_length)
+        return self._held
+
+    def hand_over_body(self) -> None:
+        """The held body outlives the exchange: whoever has it closes it."""
+        self._held = None
+
+    def close_body(self) -> None:
+        """The exchange is over. Idempotent."""
+        held, self._held = self._held, None
+        if held is not None:
+            held.close()
+
+    def take_whole(self) -> bytes | None:
+        """See ``BodySource``."""
         payload = self.payload
         if payload.exception() is not None:
             raise BodyMalformed
@@ -72,9 +126,11 @@ class PublicExchange:
         self.bytes_in += len(body)
         return body
 
-    async def read(self) -> bytes:
+    async def read_on(self, *, is_patient: bool) -> bytes:
+        """See ``BodySource``."""
         connection = self._connection
-        connection.expect_body()
+        if not is_patient:
+            connection.expect_body()
         try:
             data: bytes = await self.payload.readany()
         except (BodyMalformed, BodyStalled):
@@ -86,10 +142,14 @@ class PublicExchange:
         self.bytes_in += len(data)
         return data
 
+    @property
+    def awaits_continue(self) -> bool:
+        return not (
+            self.has_started or self._has_continued or self._message.version < (1, 1) or self.payload.total_bytes
+        ) and (self._message.headers.get("expect", "").lower() == "100-continue")
+
     async def send_continue(self) -> None:
-        if self.has_started or self._has_continued or self._message.version < (1, 1) or self.payload.total_bytes:
-            return
-        if self._message.headers.get("expect", "").lower() == "100-continue":
+        if self.awaits_continue:
             self._has_continued = True
             self._write(CONTINUE)
 

@@ -40,17 +40,18 @@ class Exchange(Protocol):
     """Bytes of the answer's body written so far, without framing."""
 
     sent_body: bytes | None
-    """The data path's: the body that left with the head, kept for a second attempt."""
+    """The data path's: the body that leaves with the head, kept for a second attempt."""
 
     @property
     def has_whole_body(self) -> bool:
-        """All of the request body has arrived (or will never: ``whole_body`` raises then)."""
+        """``whole_body`` gives it: all of it has arrived (or never will: it raises then)."""
 
     def whole_body(self) -> bytes | None:
         """
-        The whole request body if all of it has arrived already, else None and nothing is consumed.
+        The whole request body if all of it has arrived already, else None and nothing is consumed. Kept by who asks
+        (``sent_body``).
 
-        Bounded by what the edge buffers of an unread body. Raises: BodyMalformed.
+        Bounded by what the edge buffers of an unread body, or of a held one. Raises: BodyMalformed.
         """
 
     async def read(self) -> bytes:
@@ -59,8 +60,15 @@ class Exchange(Protocol):
 
         Reading is what grants the client more window: not calling it slows the client down.
 
-        Raises: ClientGone, BodyMalformed, BodyStalled.
+        Raises: ClientGone, BodyMalformed, BodyStalled; ForwardFailed when what was held of it cannot be had any more.
         """
+
+    @property
+    def may_rewind(self) -> bool:
+        """Whatever ``read`` has given of the request body is still at hand: all of it, or nothing was read."""
+
+    def rewind(self) -> None:
+        """Let ``read`` begin anew with the first byte. Only where ``may_rewind``."""
 
     async def send_continue(self) -> None:
         """Write ``100 Continue`` if the client expects it and nothing was written yet (RFC 9110 section 10.1.1)."""

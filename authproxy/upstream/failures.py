@@ -19,6 +19,8 @@ class ForwardFailed(Exception):
         """One sentence for the caller, without any text of the upstream or of an exception."""
         self.is_untouched = is_untouched
         """No byte of an answer was seen, so that the request may be tried once more where its method allows it."""
+        self.is_unsent = False
+        """No byte of the request's head was written: it may be tried once more whatever its method."""
 
 
 # One sentence a reason: what callers are told. Kept in one place so that nobody is tempted to pass an exception's text.

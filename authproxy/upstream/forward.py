@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 AnswerWatch = Callable[[int, list[tuple[bytes, bytes]]], None]
 """Told status and fields of each answer of 500 and above, before it is relayed: the platform may say "no replica"."""
+MayRetry = Callable[[], bool]
+"""Asked before a request is sent once more, and takes one from the budget of retries when it says yes."""
 
 
 def send_now(passed: Departure, exchange: Exchange, pool: Pool, consumer: Consumer) -> Connection | None:
@@ -67,37 +69,63 @@ def relay_now(passed: Departure, exchange: Exchange, pool: Pool, connection: Con
 
 
 async def forward(
-    passed: Departure, exchange: Exchange, pool: Pool, sent: Connection | None = None, watch: AnswerWatch | None = None
+    passed: Departure,
+    exchange: Exchange,
+    pool: Pool,
+    sent: Connection | None = None,
+    watch: AnswerWatch | None = None,
+    may_retry: MayRetry | None = None,
 ) -> None:
     """
     Send the request of ``passed`` to its destination and relay the answer to its end.
 
     ``sent`` is the connection on which ``send_now`` has sent the request already; ``watch`` is told of answers of 500
-    and above.
+    and above; ``may_retry`` None: nobody counts. May be called again for the same exchange when it ``can_resend``.
 
     Raises: ForwardFailed; ClientGone. When ``exchange.has_started`` is set by then, half an answer was written.
     """
     request = passed.request
-    body = _body_at_hand(passed, exchange) if sent is None else exchange.sent_body
+    body = exchange.sent_body
+    if body is None:
+        body = exchange.sent_body = _body_at_hand(passed, exchange)
     address = passed.destination.address
     connection = sent or pool.take_now(address)
     is_sent = sent is not None
-    may_retry = may_repeat(request.method, has_key=request.has_idempotency_key)
+    is_first = True
     while True:
         if connection is None:
-            connection = await pool.take(address, passed.allow.place.spec.timeouts.connect_s)
+            connection = await _dialled(passed, pool)
         is_kept = connection.is_kept
         try:
             await _once(passed, exchange, pool, connection, body, watch, is_sent=is_sent)
         except ForwardFailed as failure:
-            # Kept alive for too long: the other side closed it as the request left. Once more, on another connection,
-            # where the method allows it and none of a streamed body was consumed.
-            if not (failure.is_untouched and is_kept and may_retry) or (body is None and exchange.bytes_in):
+            # Kept alive for too long: the other side closed it as the request left. Once more, on another connection.
+            may_repeat_it = failure.is_unsent or (
+                failure.is_untouched and may_repeat(request.method, has_key=request.has_idempotency_key)
+            )
+            if not (is_first and is_kept and may_repeat_it and can_resend(exchange)):
+                raise
+            if may_retry is not None and not may_retry():
                 raise
             pool.retried()
-            connection, is_sent, may_retry = None, False, False
+            connection, is_sent, is_first = None, False, False
         else:
             return
+        exchange.rewind()
+
+
+def can_resend(exchange: Exchange) -> bool:
+    """The request body is at hand once more: whole and small, whole and held, or not a byte of it was read."""
+    return exchange.sent_body is not None or exchange.may_rewind
+
+
+async def _dialled(passed: Departure, pool: Pool) -> Connection:
+    """A new connection. Raises: ForwardFailed, of which nothing was sent."""
+    try:
+        return await pool.take(passed.destination.address, passed.allow.place.spec.timeouts.connect_s)
+    except ForwardFailed as failure:
+        failure.is_unsent = True
+        raise
 
 
 def _body_at_hand(passed: Departure, exchange: Exchange) -> bytes | None:
@@ -135,10 +163,10 @@ async def _once(
         if not is_sent:
             connection.begin(timeouts, is_head=request.method == "HEAD")
             if body is not None:
-                connection.send(passed.request_block + request_framing(request.method, body))
+                _send_head(connection, passed.request_block + request_framing(request.method, body))
             else:
                 connection.is_sending = True
-                connection.send(passed.request_block + streamed_framing(request.content_length))
+                _send_head(connection, passed.request_block + streamed_framing(request.content_length))
                 pump = asyncio.create_task(_pump(passed, exchange, connection))
         await connection.answer_head(timeouts.first_byte_s)
         if watch is not None and connection.status >= 500:
@@ -152,6 +180,14 @@ async def _once(
                 await asyncio.wait((pump,))
         finally:  # also when the client leaves in just that moment
             pool.give_back(connection)
+
+
+def _send_head(connection: Connection, block: bytes) -> None:
+    try:
+        connection.send(block)
+    except ForwardFailed as failure:
+        failure.is_unsent = True
+        raise
 
 
 async def relay(passed: Departure, exchange: Exchange, connection: Connection) -> None:
