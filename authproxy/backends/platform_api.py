@@ -29,7 +29,8 @@ MAX_API_CONNECTIONS: Final = 32
 NOT_NOW: Final = frozenset({502, 503, 504})
 """Statuses of who cannot serve yet: a watchdog before its function, a proxy before its upstream."""
 _PROBE_PATH: Final = re.compile(r"/[-A-Za-z0-9._~!$&'()*+,;=:@/]*(?:\?[-A-Za-z0-9._~!$&'()*+,;=:@/?]*)?")
-_DOT_SEGMENT: Final = re.compile(r"/\.{1,2}(?:[/?]|$)")
+_UNCLEAN: Final = re.compile(r"/\.{0,2}/|/\.{1,2}$")
+"""Dot segments and empty ones, but for a slash at the end."""
 
 
 class ApiAnswer(NamedTuple):
@@ -168,5 +169,5 @@ def authority_of(url: str) -> bytes:
 
 
 def is_probe_path(path: str) -> bool:
-    """Whether ``path`` reads the same to everybody: no escapes, no dot segments, nothing that ends a request line."""
-    return _PROBE_PATH.fullmatch(path) is not None and _DOT_SEGMENT.search(path.partition("?")[0]) is None
+    """Whether ``path`` reads the same to everybody: no escape, no dot or empty segment, no space."""
+    return _PROBE_PATH.fullmatch(path) is not None and _UNCLEAN.search(path.partition("?")[0]) is None

@@ -71,10 +71,13 @@ class TestOpenFaas(BackendContract):
         def talk_nonsense() -> None:
             faas.api.body = b'{"availableReplicas": "many"}'
 
-        made = backend(faas.url, timeout_s=0.3)
+        def mute() -> None:
+            faas.proxy.hangs = True
+
+        made = backend(faas.url, timeout_s=0.3, probe_timeout_s=0.3)
         yield World(
-            made, "acme", "awake", "asleep", faas.stop, break_api, hang_api, talk_nonsense,
-            place,
+            backend=made, namespace="acme", awake="awake", asleep="asleep", missing="missing", place=place,
+            stop=faas.stop, break_api=break_api, hang_api=hang_api, talk_nonsense=talk_nonsense, mute=mute,
         )  # fmt: skip
         await made.close()
 

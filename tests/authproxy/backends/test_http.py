@@ -1,0 +1,258 @@
+"""Anything that speaks HTTP as a backend, against a server that knows no functions platform."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import encode_basic_auth
+
+from authproxy.backends.backend import Readiness
+from authproxy.backends.http import HttpBackend
+from authproxy.upstream.departure import Address, Destination
+from policies.decision import Deny, Reason
+from policies.errors import BackendUnavailable, SettingsError
+from policies.tables import BackendSpec
+from tests.contracts.backend import BackendContract, World
+from tests.fakes.http_service import FakeHttpService
+from tests.fakes.places import place, tenant
+
+EACH = "/{namespace}/{function}"
+TIMES = {"timeout_s": 0.3, "probe_timeout_s": 0.3}
+
+
+def backend(url: str, *, files: dict[str, bytes] | None = None, **spec: Any) -> HttpBackend:
+    made = BackendSpec("web", "http", url, "admin" if files else None, **spec)
+    return HttpBackend(made, (files or {}).__getitem__, **TIMES)
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[FakeHttpService]:
+    async with FakeHttpService(awake={"acme/awake"}) as fake:
+        yield fake
+
+
+def world_of(made: HttpBackend, service: FakeHttpService, **differing: Any) -> World:
+    def break_api() -> None:
+        service.status = service.wake_status = 500
+
+    def hang_api() -> None:
+        service.is_mute = service.is_wake_mute = True
+
+    def talk_nonsense() -> None:
+        service.status = 299
+
+    def mute() -> None:
+        service.is_mute = True
+
+    return World(
+        backend=made, namespace="acme", awake="awake", place=place, unknowable=frozenset(),
+        stop=service.stop, break_api=break_api, hang_api=hang_api, talk_nonsense=talk_nonsense, mute=mute,
+        **differing,
+    )  # fmt: skip
+
+
+class TestProbed(BackendContract):
+    """Each function under a path of its own, with a probe and something that wakes."""
+
+    @pytest.fixture
+    async def world(self, service: FakeHttpService) -> AsyncIterator[World]:
+        made = backend(service.url + EACH, probe="/health", wake_url=service.url + "/wake")
+        yield world_of(made, service, asleep="asleep")
+        await made.close()
+
+
+class TestFixed(BackendContract):
+    """One address, asked by a connection; nothing wakes it."""
+
+    @pytest.fixture
+    async def world(self, service: FakeHttpService) -> AsyncIterator[World]:
+        made = backend(service.url + "/acme/awake")
+        yield world_of(made, service, unwakeable=frozenset())
+        await made.close()
+
+
+# -- where ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "address", "host", "target"),
+    [
+        ("http://web:8080/", Address("web", 8080), b"web:8080", b"/a%2Fb/100%25?x=1"),
+        (
+            "https://web.example/app/",
+            Address("web.example", 443, is_tls=True),
+            b"web.example",
+            b"/app/a%2Fb/100%25?x=1",
+        ),
+        ("http://{function}.{namespace}.svc", Address("f.acme.svc", 80), b"f.acme.svc", b"/a%2Fb/100%25?x=1"),
+        ("http://[::1]:81/{namespace}-{function}", Address("::1", 81), b"[::1]:81", b"/acme-f/a%2Fb/100%25?x=1"),
+    ],
+)
+def test_the_path_follows_that_of_the_address(url: str, address: Address, host: bytes, target: bytes) -> None:
+    """As it was judged, encoded once, so that even a slash inside of a segment is kept."""
+    assert backend(url).destination(place("f", ("a/b", "100%")), "x=1") == Destination(address, target, host)
+
+
+@pytest.mark.parametrize(
+    ("function", "namespace", "url"),
+    [
+        ("a/b", "acme", "http://web/{function}"),
+        ("..", "acme", "http://web/{function}"),
+        ("f%2Fg", "acme", "http://web/{function}"),
+        ("", "acme", "http://web"),
+        ("evil.example", "acme", "http://{function}.svc"),
+        ("f@evil", "acme", "http://{function}.svc"),
+        ("f:81", "acme", "http://{function}.svc"),
+        ("-f", "acme", "http://{function}.svc"),
+        ("f", "a.globex", "http://{function}.{namespace}.svc"),
+        ("f\r\nX: y", "acme", "http://web"),
+    ],
+)
+def test_a_name_that_would_lead_elsewhere_is_no_function(function: str, namespace: str, url: str) -> None:
+    """Whatever a name was let through by, it does not choose a host, a path or a field."""
+    at = place(function, of=tenant("acme", namespace=namespace))
+    assert backend(url).destination(at, None) == Deny(Reason.FUNCTION_UNKNOWN)
+
+
+def test_names_do_not_choose_our_memory() -> None:
+    """What is remembered of addresses is bounded."""
+    made = backend("http://web/{function}")
+    for n in range(10_000):
+        made.destination(place(f"f{n}"), None)
+    assert len(made._sites) <= 4096
+
+
+@pytest.mark.parametrize(
+    ("url", "spec"),
+    [
+        ("web:8080", {}),
+        ("ftp://web", {}),
+        ("http://", {}),
+        ("http://web:99999", {}),
+        ("http://user:secret@web", {}),
+        ("http://web?x=1", {}),
+        ("http://web#x", {}),
+        ("http://web/../b", {}),
+        ("http://web/%2e%2e", {}),
+        ("http://web/a b", {}),
+        ("http://web/{tenant}", {}),
+        ("http://web:{function}", {}),
+        ("{function}://web", {}),
+        ("http://web\r\nX: y", {}),
+        ("http://wéb", {}),
+        ("http://web", {"probe": "health"}),
+        ("http://web", {"probe": "/../health"}),
+        ("http://web", {"wake_url": "wake"}),
+        ("http://web", {"wake_url": "http://web/wake/{tenant}"}),
+        ("http://web", {"wake_url": "http://web/wake?x={tenant}"}),
+        ("http://web", {"wake_url": "http://web/wake#x"}),
+    ],
+)
+def test_what_cannot_be_used_is_refused_at_the_start(url: str, spec: dict[str, Any]) -> None:
+    """Not at the first request, and without telling the password in it."""
+    with pytest.raises(SettingsError) as raised:
+        backend(url, **spec)
+    assert "secret" not in str(raised.value)
+
+
+# -- ready? -----------------------------------------------------------------------------------------
+
+
+async def test_a_port_that_refuses_is_asleep_and_one_that_takes_connections_is_not(service: FakeHttpService) -> None:
+    """A service that restarts is waited for, instead of refused."""
+    made = backend(service.url)
+    assert await made.readiness("acme", "f") == Readiness(1)
+    await service.stop()
+    assert await made.readiness("acme", "f") == Readiness(0)
+    await service.start(int(service.url.rpartition(":")[2]))
+    assert await made.readiness("acme", "f") == Readiness(1)
+    await made.close()
+
+
+@pytest.mark.parametrize("status", [200, 204, 302, 401, 404, 500])
+async def test_any_answer_of_a_probe_but_not_now_is_ready(service: FakeHttpService, status: int) -> None:
+    """A probe asks who is there, not how it is."""
+    service.status = status
+    made = backend(service.url + EACH, probe="/health")
+    assert await made.readiness("acme", "awake") == Readiness(1)
+    assert service.requests == [("GET", "/acme/awake/health", service.requests[0][2])]
+    await made.close()
+
+
+async def test_silence_of_one_that_was_ready_cannot_be_known(service: FakeHttpService) -> None:
+    """It is busy: those who come are not held for that, and it is not woken. One that starts is not ready yet."""
+    made = backend(service.url + EACH, probe="/health")
+    assert await made.readiness("acme", "awake") == Readiness(1)
+    service.is_mute = True
+    with pytest.raises(BackendUnavailable):
+        await made.readiness("acme", "awake")
+    assert await made.readiness("acme", "asleep") == Readiness(0)
+    await made.close()
+
+
+async def test_a_port_that_takes_no_connection_in_time_is_not_ready(service: FakeHttpService) -> None:
+    """A full queue of connections is silence, too."""
+    with socket.socket() as full, socket.socket() as first, socket.socket() as second:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for filler in (first, second):
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+        await asyncio.sleep(0.05)
+        made = backend(f"http://127.0.0.1:{full.getsockname()[1]}")
+        assert await made.readiness("acme", "f") == Readiness(0)
+        await made.close()
+
+
+@pytest.mark.parametrize("probe", [None, "/health"])
+async def test_a_host_without_address_cannot_be_known(probe: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name service that is down does not put functions to sleep."""
+
+    async def no_address(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", no_address)
+    made = backend("http://nowhere.invalid", probe=probe)
+    with pytest.raises(BackendUnavailable):
+        await made.readiness("acme", "f")
+    await made.close()
+
+
+# -- wake! ------------------------------------------------------------------------------------------
+
+
+async def test_a_wake_names_the_function_and_brings_the_credentials(service: FakeHttpService) -> None:
+    """In the address where it has a place for it, and as JSON."""
+    service.authorization = encode_basic_auth("admin", "s3cret")
+    made = backend(
+        service.url + EACH,
+        files={"admin/basic-auth-user": b"admin", "admin/basic-auth-password": b"s3cret\n"},
+        probe="/health",
+        wake_url=service.url + "/wake/{namespace}?function={function}",
+    )
+    await made.wake("acme", "f")
+    (target, body), *others = service.wakes
+    assert (target, others) == ("/wake/acme?function=f", [])
+    assert json.loads(body) == {"function": "f", "namespace": "acme"}
+    assert await made.readiness("acme", "f") == Readiness(1)
+    assert await made.probe("acme", "f", "/x")
+    assert not any("authorization" in fields for _, _, fields in service.requests)
+    await made.close()
+
+
+@pytest.mark.parametrize("status", [302, 400, 401, 404, 500, 503])
+async def test_a_wake_that_was_not_taken_has_failed(service: FakeHttpService, status: int) -> None:
+    """Only 2xx is a yes; redirects are not followed."""
+    service.wake_status = status
+    made = backend(service.url, wake_url=service.url + "/wake")
+    with pytest.raises(BackendUnavailable, match=str(status)):
+        await made.wake("acme", "f")
+    assert len(service.wakes) == 1
+    with pytest.raises(BackendUnavailable):
+        await made.wake("acme", "../x")
+    await made.close()
