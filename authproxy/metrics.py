@@ -11,7 +11,7 @@ One event loop writes; nothing here is locked. This module refuses to know what 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
 from typing import Final
 
@@ -92,6 +92,7 @@ class Gauge(Family):
         super().__init__(name, help_text, labels)
         self._cells: dict[Labels, list[float]] = {}
         self._readers: dict[Labels, Callable[[], float]] = {}
+        self._read_all: Callable[[], Iterable[tuple[Labels, float]]] | None = None
         if not labels:
             self._cells[()] = [0.0]
 
@@ -110,6 +111,10 @@ class Gauge(Family):
         """From now on ``callback`` is asked at each scrape; it must be quick and must not raise."""
         self._readers[labels] = callback
 
+    def read_all(self, callback: Callable[[], Iterable[tuple[Labels, float]]]) -> None:
+        """From now on ``callback`` names all label values that there are, at each scrape; as ``read``."""
+        self._read_all = callback
+
     def cell(self, labels: Labels = ()) -> list[float]:
         cell = self._cells.get(labels)
         if cell is None:
@@ -127,6 +132,8 @@ class Gauge(Family):
         family = GaugeMetricFamily(self.name, self.help, labels=self.labels)
         for labels in dict.fromkeys([*self._cells, *self._readers]):
             family.add_metric(labels, self.value(labels))
+        for labels, value in self._read_all() if self._read_all is not None else ():
+            family.add_metric(labels, value)
         return family
 
 
@@ -184,6 +191,7 @@ class Metrics:
     def __init__(self, version: str = "") -> None:
         self._declare_decisions()
         self._declare_cold_starts()
+        self._declare_deferred()
         self._declare_connections()
         self._declare_stores()
         self._declare_identity()
@@ -217,12 +225,33 @@ class Metrics:
         self.cold_start_seconds = Histogram(
             "cold_start_seconds", "From a wake call to the first ready replica.", tenant, HOLD_BUCKETS_S
         )
+        self.held_by_function = Gauge(
+            "held_requests_by_function",
+            "Requests held now, of the functions that any wait for.",
+            ("tenant", "function"),
+        )
+        self.held_body_bytes = Gauge("held_body_bytes", "Bytes of bodies kept for requests that are held, or were.")
+        self.holds_released_total = Counter("holds_released_total", "Held requests that were let in.", tenant)
         self.holds_abandoned_total = Counter(
             "holds_abandoned_total", "Held requests whose client left before the function was awake.", tenant
         )
         self.holds_refused_total = Counter(
-            "holds_refused_total", "Requests that there was no room to hold.", ("tenant", "reason")
+            "holds_refused_total", "Requests that could not be held, or not for long enough.", ("tenant", "reason")
         )
+        self.retries_total = Counter(
+            "retries_total", "Second attempts at a function that was not reached.", ("tenant", "outcome")
+        )
+        self.cluster_failures_total = Counter(
+            "cluster_failures_total", "Times that what Porteros agree on in Redis could not be asked or told."
+        )
+
+    def _declare_deferred(self) -> None:
+        self.results = Gauge("results", "Results of deferred requests that this Portero keeps.", ("state",))
+        self.result_bytes = Gauge("result_bytes", "Bytes of those results.")
+        self.results_total = Counter(
+            "results_total", "Deferred requests by what became of them.", ("tenant", "outcome")
+        )
+        self.callbacks_total = Counter("callbacks_total", "Deliveries of results.", ("tenant", "outcome"))
 
     def _declare_connections(self) -> None:
         self.live_exchanges = Gauge("live_exchanges", "Requests being held, forwarded or streamed now.")

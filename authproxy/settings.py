@@ -109,6 +109,9 @@ class Settings(BaseModel):
     max_held: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         10_000, description="Requests held for sleeping functions at once, over all tenants."
     )
+    max_held_bytes: Annotated[int, Field(ge=0, le=1 << 40)] = Field(
+        512 << 20, description="Bytes of their bodies kept at once, over all tenants; more is refused with 503."
+    )
     reload_poll: Seconds = Field(15.0, description="Seconds between looks at the policy folder beside the watcher.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe line logged: debug, info, warning or error."

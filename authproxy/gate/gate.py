@@ -18,24 +18,38 @@ from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import Any, Final
 
-from authproxy.activator import Activator
+from authproxy.activator import Activator, Grant
 from authproxy.audit import get_logger
 from authproxy.backends import Backends
 from authproxy.gate.identify import Identifier
 from authproxy.gate.live import LiveRegistry
 from authproxy.gate.names import new_request_id
 from authproxy.gate.record import Recorder
-from authproxy.gate.verdict import Case, DirectAnswer, PageAnswer, PageCall, Passed, Refused, Undecided, Verdict
+from authproxy.gate.verdict import (
+    Case,
+    Deferred,
+    DirectAnswer,
+    PageAnswer,
+    PageCall,
+    Passed,
+    Refused,
+    Undecided,
+    Verdict,
+)
 from authproxy.limits.concurrency import ConcurrencyLimits, Lease
 from authproxy.limits.store import LimitStore
 from authproxy.policy_folder import PolicyFolder
 from authproxy.upstream.departure import Destination
-from policies.decision import Allow, Answer, Challenge, Decision, Deny, Page, Problem, Reason, Refusal
+from authproxy.upstream.held_body import HoldableBody
+from policies.decision import Allow, Answer, Challenge, Decision, Defer, Deny, Page, Problem, Reason, Refusal
 from policies.limits import Parallel, concurrency_for
 from policies.navigation import login_location
+from policies.no_wake import no_wake_rule
+from policies.overflow import fallback_of
 from policies.pipeline import Identify, Need, Ready, Spend, Spent, judge, judge_again
 from policies.principal import Principal
 from policies.problem import login_redirect, problem
+from policies.ratelimit import ratelimit_fields
 from policies.request import AccessRequest, Head, HeadMemo, TrustedPeers, read_head
 from policies.tables import Place, PolicySet, TenantTable
 from policies.tenancy import resolve, tenant_of
@@ -156,8 +170,12 @@ class Gate:
         case.has_waited = True
         return Undecided(case, request, judging, need)
 
-    async def decide(self, undecided: Undecided) -> Verdict:
-        """Go on where ``decide_now`` had to stop. Cancelling it is how a client that leaves gives its place back."""
+    async def decide(self, undecided: Undecided, body: HoldableBody | None = None) -> Verdict:
+        """
+        Go on where ``decide_now`` had to stop. Cancelling it is how a client that leaves gives its place back.
+
+        ``body`` is read while the request is held, and only then.
+        """
         case, need = undecided.case, undecided.need
         now = self._clock()
         try:
@@ -165,9 +183,11 @@ class Gate:
                 now = self._clock()
                 answer = self._answer_now(need, now)
                 if answer is _WAIT:
-                    answer = await self._answer(need, now)
                     if isinstance(need, Ready):
-                        case.held_s = self._clock() - now
+                        answer = await self._hold(need, case, body)
+                        case.held_s += self._clock() - now
+                    else:
+                        answer = await self._answer(need, now)
                 if type(answer) is Principal:
                     case.principal = answer
                 need = undecided.judging.send(answer)
@@ -175,7 +195,7 @@ class Gate:
             return self._conclude(stop.value, case)
         except asyncio.CancelledError:
             if isinstance(need, Ready):
-                case.held_s = self._clock() - now
+                case.held_s += self._clock() - now
             self._refuse(Deny(Reason.CLIENT_GONE, tenant=need.place.tenant.name), case)
             raise
         except Exception:  # noqa: BLE001 (as in decide_now)
@@ -194,14 +214,14 @@ class Gate:
             return _WAIT if spent is None else spent
         return None if self._activator.ready_now(need.place) else _WAIT
 
-    async def _answer(self, need: Need, now: float) -> Any:
+    async def _answer(self, need: Identify | Spend, now: float) -> Any:
         if isinstance(need, Identify):
             return await self._identifier.identify(need.place.tenant, need.request, now)
-        if isinstance(need, Spend):
-            return await self._store.spend(need.place.tenant.name, need.checks, now)
-        return await self._hold(need)
+        return await self._store.spend(need.place.tenant.name, need.checks, now)
 
-    async def _hold(self, need: Ready) -> Principal | Refusal:
+    async def _hold(
+        self, need: Ready, case: Case, body: HoldableBody | None = None, *, is_deferred: bool = False
+    ) -> Principal | Refusal:
         """
         Wait until the function is awake, then ask 2 and 3 again: a token may have expired, a policy changed. The answer
         is who the caller is by then: a session that has ended leaves nobody, whom public functions serve all the same.
@@ -209,22 +229,29 @@ class Gate:
         destination = self._destination(need.place, need.request)
         if isinstance(destination, Deny):
             return destination  # what cannot be asked of the platform wakes nothing
-        refusal = await self._activator.hold(need.place, need.principal, need.request)
-        if refusal is not None:
-            return refusal
+        granted = await self._activator.hold(
+            need.place,
+            need.principal,
+            need.request,
+            body=body,
+            may_wake=no_wake_rule(need.place, need.request) is None,
+            is_deferred=is_deferred,
+        )
+        if not isinstance(granted, Grant):
+            return granted
         # From here on a place at the function is taken: whatever happens, it is given back or passed on.
         answer: Principal | Refusal | None = None
         try:
-            answer = await self._judge_again(need.request)
+            answer = await self._judge_again(need.request, need.place.function)
         finally:
-            if not isinstance(answer, Principal):
-                self._activator.finished(need.place)
+            if isinstance(answer, Principal):
+                case.grant = granted
+            else:
+                self._activator.finished(need.place, granted)
         return answer
 
-    async def _judge_again(self, request: AccessRequest) -> Principal | Refusal:
-        place = resolve(request, self._folder.active)
-        if isinstance(place, Answer | Page):
-            return Deny(Reason.INTERNAL_ERROR)
+    async def _judge_again(self, request: AccessRequest, function: str) -> Principal | Refusal:
+        place = self._place_again(request, function)
         if not isinstance(place, Place):
             return place
         judging = judge_again(request, place, self._clock())
@@ -233,10 +260,25 @@ class Gate:
             while True:
                 now = self._clock()
                 answer = self._answer_now(need, now)
-                need = judging.send(await self._answer(need, now) if answer is _WAIT else answer)
+                if answer is _WAIT:
+                    if isinstance(need, Ready):  # it is not asked a second time
+                        return Deny(Reason.INTERNAL_ERROR)
+                    answer = await self._answer(need, now)
+                need = judging.send(answer)
         except StopIteration as stop:
             again: Principal | Refusal = stop.value
             return again
+
+    def _place_again(self, request: AccessRequest, function: str) -> Place | Refusal:
+        """Question 1 by the policies of now, of a request that goes to ``function``: its own, or the fallback."""
+        place = resolve(request, self._folder.active)
+        if isinstance(place, Answer | Page):
+            return Deny(Reason.INTERNAL_ERROR)
+        if not isinstance(place, Place) or place.function == function:
+            return place
+        if place.spec.cold_start.fallback == function and (other := fallback_of(place)) is not None:
+            return other
+        return Deny(Reason.POLICY_UNAVAILABLE, retry_after_s=1, tenant=place.tenant.name)
 
     # -- concluding ----------------------------------------------------------------------------------------------
 
@@ -249,7 +291,7 @@ class Gate:
                 refused = self._refuse(passed, case)
             except Exception:  # noqa: BLE001 (as in decide_now)
                 refused = self._broken(case)
-            self._activator.finished(decision.place)
+            self._activator.finished(decision.place, case.grant)
             return refused
         if isinstance(decision, Answer):
             self._recorder.answered(decision, case, self._clock())
@@ -257,6 +299,8 @@ class Gate:
             return DirectAnswer(decision.status, fields, case.request_id)
         if isinstance(decision, Page):
             return PageCall(case, decision)
+        if isinstance(decision, Defer):
+            return Deferred(case, decision.allow, decision.instead_of)
         return self._refuse(decision, case)
 
     def _pass(self, allow: Allow, case: Case) -> Passed | Refusal:
@@ -266,7 +310,7 @@ class Gate:
             return Deny(Reason.INTERNAL_ERROR)
         if case.has_waited and self._identifier.is_revoked(place.tenant, principal):
             return _over(principal, place.tenant)
-        if case.policies is not self._folder.active and not self.judge_again_now(request, principal):
+        if case.policies is not self._folder.active and not self.judge_again_now(request, principal, place.function):
             # Swapped while it waited: what runs was judged again then, and nobody would do so with this one.
             return Deny(Reason.POLICY_UNAVAILABLE, retry_after_s=1, tenant=place.tenant.name)
         destination = self._destination(place, request)
@@ -276,6 +320,8 @@ class Gate:
         if self._assert is not None and place.spec.has_assertion and not principal.is_anonymous:
             leaving += self._assert(place, principal, self._clock() if case.has_waited else case.started_at)
         coming = answer_block(place, request, request_id, allow.limits) + principal.set_cookie
+        if case.grant is not None and place.spec.cold_start.announces:
+            coming += _announcement(case.grant)
         lease: Lease | None = None
         if limits := concurrency_for(place, principal, request):
             taken = self._concurrency.take(limits)
@@ -303,12 +349,12 @@ class Gate:
         """Whether a logout has ended who was named before: a few dict probes."""
         return self._identifier.is_revoked(tenant, principal)
 
-    def judge_again_now(self, request: AccessRequest, principal: Principal) -> float | None:
+    def judge_again_now(self, request: AccessRequest, principal: Principal, function: str) -> float | None:
         """
-        Until when an exchange that was begun as ``principal`` may go on under the active policies, Unix seconds; 0.0:
-        no longer; None: somebody has to be asked.
+        Until when an exchange with ``function`` that was begun as ``principal`` may go on under the active policies,
+        Unix seconds; 0.0: no longer; None: somebody has to be asked.
         """
-        place = resolve(request, self._folder.active)
+        place = self._place_again(request, function)
         if not isinstance(place, Place):
             return 0.0
         judging = judge_again(request, place, self._clock())
@@ -322,9 +368,9 @@ class Gate:
         except StopIteration as stop:
             return _holds_until(stop.value, principal)
 
-    async def judge_again(self, request: AccessRequest, principal: Principal) -> float:
+    async def judge_again(self, request: AccessRequest, principal: Principal, function: str) -> float:
         """As ``judge_again_now``, asking whom it takes."""
-        return _holds_until(await self._judge_again(request), principal)
+        return _holds_until(await self._judge_again(request, function), principal)
 
     # -- ending --------------------------------------------------------------------------------------------------
 
@@ -342,7 +388,7 @@ class Gate:
         if passed.lease is not None:
             passed.lease.release()
         if passed.has_place:
-            self._activator.finished(passed.allow.place)
+            self._activator.finished(passed.allow.place, passed.grant)
         self._recorder.finished(passed, status, bytes_in, bytes_out, failure, self._clock())
 
     def upstream_failed(self, passed: Passed) -> None:
@@ -357,7 +403,11 @@ class Gate:
         self._activator.failed(passed.allow.place)
         return True
 
-    async def hold_again(self, passed: Passed) -> Refused | None:
+    def may_retry(self, passed: Passed) -> bool:
+        """Whether the function's retry budget has one more left; takes it."""
+        return self._activator.may_retry(passed.allow.place)
+
+    async def hold_again(self, passed: Passed, body: HoldableBody | None = None) -> Refused | None:
         """
         Question 5 once more, for a request that did not reach its function: it fell asleep since it was last asked.
 
@@ -365,15 +415,16 @@ class Gate:
         """
         place, principal = passed.allow.place, passed.allow.principal
         passed.has_place = False
-        self._activator.finished(place)
+        self._activator.finished(place, passed.grant)
         began = self._clock()
-        released = await self._hold(Ready(place, principal, passed.request))
+        released = await self._hold(Ready(place, principal, passed.request), passed.case, body)
         passed.case.held_s += self._clock() - began
         if not isinstance(released, Principal):
             return self.fail(passed, released)
         if not _is_still(principal, released):  # the fields that name the caller are made already
-            self._activator.finished(place)
+            self._activator.finished(place, passed.case.grant)
             return self.fail(passed, _over(principal, place.tenant))
+        passed.grant = passed.case.grant
         passed.has_place = True
         return None
 
@@ -402,6 +453,46 @@ class Gate:
                 document = login_redirect(refusal, location, case.request_id)
         self._recorder.refused(refusal, document.status, case, self._clock())
         return Refused(_with_cookie(document, case.principal), case.request_id)
+
+    # -- deferred requests ---------------------------------------------------------------------------------------
+
+    def deferred_accepted(self, deferred: Deferred, answer: PageAnswer) -> PageAnswer:
+        """It was accepted with 202: count and audit that. Returns what the edge writes; ``run_deferred`` follows."""
+        case, allow = deferred.case, deferred.allow
+        tenant = allow.place.tenant.name
+        self._recorder.answered(Answer(answer.status, (), tenant), case, self._clock())
+        fields = (*answer.fields, ("X-Request-Id", case.request_id), *ratelimit_fields(allow.limits))
+        return answer._replace(fields=(*fields, *_cookies(allow.principal)))
+
+    def deferred_refused(self, deferred: Deferred, refusal: Refusal) -> Refused:
+        """It cannot be accepted: as any other request."""
+        if refusal.tenant is None:
+            refusal = replace(refusal, tenant=deferred.allow.place.tenant.name)
+        return self._refuse(refusal, deferred.case)
+
+    async def run_deferred(self, deferred: Deferred, body: HoldableBody | None = None) -> Passed | Refused:
+        """
+        Questions 5, and 2 and 3 again, of a request that was accepted. ``finish`` is owed for what passes.
+
+        A caller whose credential has ended meanwhile is refused: waiting is no way to outlive it.
+        """
+        case, allow = deferred.case, deferred.allow
+        case.has_waited = True
+        began = self._clock()
+        try:
+            released = await self._hold(
+                Ready(allow.place, allow.principal, deferred.request), case, body, is_deferred=True
+            )
+            case.held_s += self._clock() - began
+            if not isinstance(released, Principal):
+                return self._refuse(released, case)
+            if not _is_still(allow.principal, released):
+                self._activator.finished(allow.place, case.grant)
+                return self._refuse(_over(allow.principal, allow.place.tenant), case)
+        except Exception:  # noqa: BLE001 (as in decide_now)
+            return self._broken(case)
+        verdict = self._conclude(allow._replace(principal=released), case)
+        return verdict if isinstance(verdict, Passed | Refused) else self._broken(case)
 
     # -- own pages -----------------------------------------------------------------------------------------------
 
@@ -466,9 +557,20 @@ def _with_cookie(document: Problem, principal: Principal | None) -> Problem:
     """The refusal with the cookie that was made anew meanwhile: the old one may be of no use any more."""
     if principal is None or not principal.set_cookie:
         return document
+    return replace(document, fields=(*document.fields, *_cookies(principal)))
+
+
+def _cookies(principal: Principal) -> list[tuple[str, str]]:
     lines = principal.set_cookie.decode("ascii").split("\r\n")
-    cookies = [(name, value) for name, _, value in (line.partition(": ") for line in lines) if name == "Set-Cookie"]
-    return replace(document, fields=(*document.fields, *cookies))
+    return [(name, value) for name, _, value in (line.partition(": ") for line in lines) if name == "Set-Cookie"]
+
+
+def _announcement(grant: Grant) -> bytes:
+    """What the answer to a held request says of it (W3C Server Timing, section 2)."""
+    return b"X-Portero-Cold-Start: %b\r\nServer-Timing: hold;dur=%d\r\n" % (
+        b"true" if grant.is_cold else b"false",
+        grant.held_s * 1000,
+    )
 
 
 def _concurrency_limited(limit: Parallel, allow: Allow) -> Deny:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from authproxy.gate.live import LiveExchange
-from policies.decision import Allow, Decision, Page, Problem, Reason
+from policies.decision import Allow, Decision, Deny, Page, Problem, Reason
 from policies.pipeline import Need
 from policies.request import AccessRequest, Head
 
 if TYPE_CHECKING:
+    from authproxy.activator import Grant
     from authproxy.limits.concurrency import Lease
     from authproxy.upstream.departure import Destination
     from policies.principal import Principal
@@ -23,9 +24,9 @@ class Rejudge(Protocol):
 
     def is_revoked(self, tenant: TenantTable, principal: Principal) -> bool: ...
 
-    def judge_again_now(self, request: AccessRequest, principal: Principal) -> float | None: ...
+    def judge_again_now(self, request: AccessRequest, principal: Principal, function: str) -> float | None: ...
 
-    async def judge_again(self, request: AccessRequest, principal: Principal) -> float: ...
+    async def judge_again(self, request: AccessRequest, principal: Principal, function: str) -> float: ...
 
 
 class Passed(LiveExchange):
@@ -41,6 +42,7 @@ class Passed(LiveExchange):
         "answer_block",
         "case",
         "destination",
+        "grant",
         "has_place",
         "lease",
         "request",
@@ -73,6 +75,8 @@ class Passed(LiveExchange):
         """What is taken of ``concurrent`` limits."""
         self.has_place = True
         """A place in flight at the function is taken; the gate gives it back."""
+        self.grant = case.grant
+        """That place, of a request that was held for it."""
         self.request_id = case.request_id
         self._gate = gate
 
@@ -92,10 +96,10 @@ class Passed(LiveExchange):
         return self._gate.is_revoked(self.allow.place.tenant, self.allow.principal)
 
     def judge_now(self) -> float | None:
-        return self._gate.judge_again_now(self.request, self.allow.principal)
+        return self._gate.judge_again_now(self.request, self.allow.principal, self.allow.place.function)
 
     async def judge(self) -> float:
-        return await self._gate.judge_again(self.request, self.allow.principal)
+        return await self._gate.judge_again(self.request, self.allow.principal, self.allow.place.function)
 
 
 @dataclass(slots=True)
@@ -132,6 +136,26 @@ class PageCall:
         return self.case.request
 
 
+@dataclass(slots=True)
+class Deferred:
+    """
+    The request is to be accepted with 202 and run later: the edge calls ``Gate.deferred_accepted`` or
+    ``deferred_refused``, once, and after the former ``Gate.run_deferred``.
+    """
+
+    case: Case
+    allow: Allow
+    instead_of: Deny | None
+    """The refusal that it was spared; None: the caller asked to be answered later."""
+
+    @property
+    def request(self) -> AccessRequest:
+        """Raises: RuntimeError for a verdict that no gate made."""
+        if self.case.request is None:
+            raise RuntimeError("a deferred request without a request")
+        return self.case.request
+
+
 class PageAnswer(NamedTuple):
     """What one of Portero's own pages answers; written by the edge, counted and audited by the gate."""
 
@@ -161,6 +185,8 @@ class Case:
     """Who is calling, once question 2 is answered."""
     held_s: float = 0.0
     """Seconds the request was held while its function woke."""
+    grant: Grant | None = None
+    """The place in flight that it was held for."""
     has_waited: bool = False
     """Something had to be waited for: what was known of the caller before may have changed since."""
 
@@ -175,4 +201,4 @@ class Undecided:
     need: Need
 
 
-Verdict = Passed | Refused | DirectAnswer | PageCall
+Verdict = Passed | Refused | DirectAnswer | PageCall | Deferred
