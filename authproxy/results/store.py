@@ -2,9 +2,9 @@
 The seam of kept results: one protocol, one contract suite (``tests/contracts/result_store.py``), two implementations.
 
 A result begins *pending*: whoever runs the request renews it each ``RENEW_S``, and one that was not renewed for
-``PENDING_S`` is gone, so that a Portero that died leaves no place taken. ``finish`` makes it *done*, and from then on it
-is kept for its time. Every call is bounded in time and raises ``StoreUnavailable`` when the store cannot be asked; no
-caller may take that for an answer.
+``PENDING_S`` is gone, so that a Portero that died leaves no place taken. ``finish`` makes it *done*, and from then on
+it is kept for its time. Every call is bounded in time and raises ``StoreUnavailable`` when the store cannot be asked;
+no caller may take that for an answer.
 
 Nobody is told whether an id that is not the tenant's own exists: unknown, over, deleted and another tenant's are one
 answer.
@@ -24,7 +24,12 @@ PENDING_S: Final = 15.0
 
 
 class ResultBounds(NamedTuple):
-    """What one request may find taken already; all at least 0."""
+    """
+    What one request may find taken already; all at least 0.
+
+    Of a tenant's results and bytes no flow gets more than half of what the other flows leave (of one place: one), so
+    that a caller whose results pile up does not keep the others from theirs.
+    """
 
     max_async: int
     """Pending results of the flow."""
@@ -53,7 +58,8 @@ class ResultStore(Protocol):
         """
         A new pending result's id, or why there is none. Atomic: of many at once no more get one than have room.
 
-        ``QUEUE_FULL`` when the flow or the tenant has all it may have, ``OVERLOADED`` when everybody together has.
+        ``QUEUE_FULL`` when the flow has all it may have of the tenant's, ``OVERLOADED`` when the tenant has all it may
+        have of everybody's.
 
         Args:
             owner: who may fetch it.
@@ -69,7 +75,7 @@ class ResultStore(Protocol):
         """
         A pending result is done. False: it is not pending any more, and nothing was kept.
 
-        Where the tenant's bytes have no room, ``result.without_room`` is kept instead.
+        Where the bytes have no room for it, ``result.without_room`` is kept instead.
         """
 
     async def read(self, tenant: str, result_id: str) -> tuple[Owner, Result | None] | None:
