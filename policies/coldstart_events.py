@@ -95,7 +95,7 @@ class WakeElsewhere(NamedTuple):
 class SlotsHeld(NamedTuple):
     """How many places in flight are this Portero's, those in use among them; the answer to ``WantSlots``, or news."""
 
-    count: int
+    held: int
     now: float
 
 
