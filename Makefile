@@ -24,7 +24,8 @@ demo: $(VENV)/.installed ## Install into .venv and run the demo.
 
 test: $(VENV)/.installed ## Install what the tests need (Redis, nginx, Caddy, wrk, Node.js, Chromium) and run all of them.
 	sh tests/system-packages.sh
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m alone $(PYTEST_ARGS)
 
 check: $(VENV)/.installed ## Static checks: ruff, ruff format, mypy --strict, import-linter.
 	$(BIN)/ruff check .

@@ -275,6 +275,7 @@ async def test_configmap_swaps_are_seen_three_times_in_a_row(tmp_path: Path) -> 
         await folder.stop()
 
 
+@pytest.mark.alone
 async def test_a_large_reload_does_not_stall_the_event_loop(path: Path) -> None:
     """H5: reloading 10,000 rules leaves no gap over 20 ms in nine of ten ticks, and no long one at all."""
     folder = PolicyFolder(path, Metrics())

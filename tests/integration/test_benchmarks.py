@@ -8,6 +8,8 @@ import pytest
 
 from benchmarks import proxy, stream
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.mark.slow
 @pytest.mark.redis

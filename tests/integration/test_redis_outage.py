@@ -9,7 +9,7 @@ import pytest
 from tests.fakes.redis_server import RedisServer, redis_server
 from tests.fakes.world import World, parse_answer, request_bytes, running_world
 
-pytestmark = pytest.mark.redis
+pytestmark = [pytest.mark.redis, pytest.mark.alone]
 
 TASKS = 8
 """Callers at once: few enough that a busy machine's own queueing stays below what is measured."""

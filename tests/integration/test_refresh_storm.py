@@ -22,7 +22,7 @@ import pytest
 from tests.fakes.redis_server import RedisServer, redis_server
 from tests.fakes.rotating_provider import RotatingProvider, rotating_provider
 
-pytestmark = pytest.mark.redis
+pytestmark = [pytest.mark.redis, pytest.mark.alone]
 
 ROOT = Path(__file__).parents[2]
 SHARES = (67, 67, 66)

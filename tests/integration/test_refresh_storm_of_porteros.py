@@ -24,7 +24,7 @@ from tests.fakes.replica_process import replica_processes
 from tests.fakes.world import request_bytes, send_raw
 from tests.integration.test_refresh_storm import SHARES, until
 
-pytestmark = [pytest.mark.redis, pytest.mark.slow]
+pytestmark = [pytest.mark.redis, pytest.mark.slow, pytest.mark.alone]
 
 
 class SlowProvider(LoginProvider):

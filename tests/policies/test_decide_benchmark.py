@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks.decide import build_world, measure_judge, measure_may, write_folder
 from policies.compiler import compile_files
+
+pytestmark = pytest.mark.alone
 
 
 def test_a_decision_does_not_walk_the_rules() -> None:

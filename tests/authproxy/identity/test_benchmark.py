@@ -6,6 +6,8 @@ import pytest
 
 from benchmarks import identity
 
+pytestmark = pytest.mark.alone
+
 
 def test_a_caller_seen_before_costs_less() -> None:
     """Bounds loose enough for any machine."""

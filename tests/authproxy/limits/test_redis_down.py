@@ -22,7 +22,7 @@ from policies.gcra import Check, Spent, share_of
 from tests.contracts.limit_store import check
 from tests.fakes.redis_server import RedisServer, free_port
 
-pytestmark = pytest.mark.redis
+pytestmark = [pytest.mark.redis, pytest.mark.alone]
 
 
 class Load:
