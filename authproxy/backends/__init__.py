@@ -41,8 +41,8 @@ KINDS: Final[Mapping[BackendKind, Factory]] = {
 class _Reading:
     """Reads secrets and remembers which, by digest: how one sees later that one of them has changed."""
 
-    read_secret: ReadSecret
-    seen: dict[str, bytes | None] = field(default_factory=dict)
+    read_secret: ReadSecret = field(repr=False)
+    seen: dict[str, bytes | None] = field(default_factory=dict, repr=False)
     """Digest by name; None: it could not be read."""
 
     def __call__(self, name: str) -> bytes:

@@ -93,7 +93,12 @@ class HttpBackend:
 
     # -- where -------------------------------------------------------------------------------------------------------
 
-    def destination(self, place: Place, query: str | None, request: AccessRequest | None = None) -> Destination | Deny:
+    def destination(
+        self,
+        place: Place,
+        query: str | None,
+        request: AccessRequest | None = None,  # noqa: ARG002 - the protocol's signature
+    ) -> Destination | Deny:
         """See ``Backend.destination``: the path as it was judged, behind the address's own."""
         site = self._site(place.tenant.namespace, place.function)
         if site is None:
@@ -116,11 +121,11 @@ class HttpBackend:
 
     # -- whose answer -------------------------------------------------------------------------------------------------
 
-    def says_not_reached(self, status: int, fields: Fields) -> bool:
+    def says_not_reached(self, status: int, fields: Fields) -> bool:  # noqa: ARG002 - the protocol's signature
         """Nothing is certain of a server that we do not know."""
         return False
 
-    def failure_of(self, status: int, fields: Fields) -> Reason | None:
+    def failure_of(self, status: int, fields: Fields) -> Reason | None:  # noqa: ARG002 - the protocol's signature
         """None: every answer is the service's."""
         return None
 

@@ -26,6 +26,8 @@ API_TIMEOUT_S: Final = 3.0
 MAX_ANSWER_BYTES: Final = 64 * 1024
 """Of one answer; those of OpenFaaS are 1 to 4 KiB."""
 MAX_API_CONNECTIONS: Final = 32
+MAX_PROBE_CONNECTIONS: Final = 1024
+"""At once, apart from the calls': many silent functions of one tenant must not keep others from being asked about."""
 NOT_NOW: Final = frozenset({502, 503, 504})
 """Statuses of who cannot serve yet: a watchdog before its function, a proxy before its upstream."""
 _PROBE_PATH: Final = re.compile(r"/[-A-Za-z0-9._~!$&'()*+,;=:@/]*(?:\?[-A-Za-z0-9._~!$&'()*+,;=:@/?]*)?")
@@ -70,6 +72,7 @@ class PlatformApi:
         self._max_connections = max_connections
         self._tls = tls
         self._session: aiohttp.ClientSession | None = None
+        self._prober: aiohttp.ClientSession | None = None
 
     async def call(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> ApiAnswer:
         """
@@ -77,33 +80,43 @@ class PlatformApi:
 
         Raises: BackendUnavailable (``NotReached`` for want of an answer); never with the address or a credential.
         """
-        return await self._call(method, url, headers, body, self._timeout_s, reads=True)
+        return await self._call(method, url, headers, body, self._timeout_s)
 
     async def probe(self, url: str, headers: Mapping[str, str]) -> ApiAnswer | None:
         """GET, within the time of a probe, and the head of the answer. None: not in time. Raises as ``call``."""
         try:
-            return await self._call("GET", url, headers, None, self._probe_timeout_s, reads=False)
+            return await self._call("GET", url, headers, None, self._probe_timeout_s, is_probe=True)
         except BackendUnavailable as error:
             if isinstance(error.__cause__, TimeoutError):
                 return None
             raise
 
     async def close(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        sessions = self._session, self._prober
+        self._session = self._prober = None
+        for session in sessions:
+            if session is not None:
+                await session.close()
 
     async def _call(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout_s: float, *, reads: bool
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        timeout_s: float,
+        *,
+        is_probe: bool = False,
     ) -> ApiAnswer:
+        session = self._open_prober() if is_probe else self._open()
         try:
             async with (
                 timeout(timeout_s),
-                self._open().request(
+                session.request(
                     method, URL(url, encoded=True), data=body, headers=headers, allow_redirects=False
                 ) as answer,
             ):
-                content = await self._read(answer) if reads else b""
+                content = b"" if is_probe else await self._read(answer)
                 return ApiAnswer(answer.status, list(answer.raw_headers), content)
         except TimeoutError as error:
             raise NotReached(f"{self.name}: the platform did not answer in time") from error
@@ -123,16 +136,24 @@ class PlatformApi:
     def _open(self) -> aiohttp.ClientSession:
         """The session, made on first use because it belongs to the running event loop."""
         if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    limit=self._max_connections, ssl=True if self._tls is None else self._tls
-                ),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=None),  # ours is around it
-                trust_env=False,
-                auto_decompress=False,  # an answer that unpacks to gibibytes would not be stopped by the cap
-            )
+            self._session = self._make(self._max_connections)
         return self._session
+
+    def _open_prober(self) -> aiohttp.ClientSession:
+        """Probes connect anew each time: an old connection proves nothing of a new replica."""
+        if self._prober is None:
+            self._prober = self._make(MAX_PROBE_CONNECTIONS, closes=True)
+        return self._prober
+
+    def _make(self, max_connections: int, *, closes: bool = False) -> aiohttp.ClientSession:
+        tls = True if self._tls is None else self._tls
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=max_connections, force_close=closes, ssl=tls),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None),  # ours is around it
+            trust_env=False,
+            auto_decompress=False,  # an answer that unpacks to gibibytes would not be stopped by the cap
+        )
 
 
 def parts_of(url: str) -> SplitResult:

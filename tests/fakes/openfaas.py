@@ -80,8 +80,13 @@ class FakeOpenFaas:
     """Failures of ``/system/function``."""
     wake: Failure = field(default_factory=Failure)
     """Failures of ``/system/scale-function``."""
+    only_namespace: str | None = None
+    """As the community edition: calls about any other are answered 400."""
     proxy: Failure = field(default_factory=Failure)
-    """Failures of ``/function``; with a status they carry ``X-OpenFaaS-Internal: proxy`` as the provider's do."""
+    """
+    Failures of ``/function``; with a status they carry ``X-OpenFaaS-Internal: proxy`` as the provider's do, but for
+    502, which is the gateway's own and has neither body nor type.
+    """
     _functions: dict[str, _Function] = field(default_factory=dict)
     _runner: web.ServerRunner | None = None
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -160,6 +165,8 @@ class FakeOpenFaas:
         (self.wake_calls if is_wake else self.status_calls).append(key)
         if failed := await self._fails(self.wake if is_wake else self.api):
             return failed
+        if self.only_namespace not in (None, namespace):
+            return web.Response(status=400, text=f"namespace must be: {self.only_namespace}")
         if key not in self._functions:
             return web.Response(status=404, text=f"function {call.name} not found")
         if is_wake:
@@ -210,6 +217,8 @@ class FakeOpenFaas:
         function, _, namespace = seen.name.rpartition(".")
         key = seen.name if function else f"{seen.name}.openfaas-fn"
         if failed := await self._fails(self.proxy):
+            if failed.status == 502:  # the gateway's own, for whatever went wrong with the provider
+                return _bare(502)
             failed.headers.update(_PLATFORM)
             return failed
         if not self.awake.get(key):
@@ -236,6 +245,13 @@ class FakeOpenFaas:
             return echo(invocation)
         finally:
             deployed.in_flight -= 1
+
+
+def _bare(status: int) -> web.Response:
+    """Without ``Content-Type``, which aiohttp would make up."""
+    answer = web.Response(status=status)
+    answer.headers.popall("Content-Type", None)
+    return answer
 
 
 def echo(invocation: Invocation) -> web.Response:

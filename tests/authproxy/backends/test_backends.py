@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from aiohttp import encode_basic_auth
 
@@ -75,3 +77,43 @@ def test_credentials_that_cannot_be_had_keep_the_old_backends(content: bytes | N
     assert [mistake.split(":")[0] for mistake in raised.value.mistakes] == ["backend 'a'", "backend 'b'"]
     assert list(backends) == ["faas"]
     assert backends["faas"] is before
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        BackendSpec("faas", "openfaas", "http://gateway:8080", None),
+        BackendSpec("faas", "http", "http://{function}.{namespace}:8080", None),
+    ],
+    ids=lambda made: made.kind,
+)
+async def test_every_kind_is_made_of_its_entry_and_connects_to_nothing(made: BackendSpec) -> None:
+    """One constructor for all of them; an event loop belongs to whoever asks first."""
+    backends = Backends(Files().read)
+    backends.replace({"faas": made})
+    assert backends["faas"].name == "faas"
+    with pytest.raises(SettingsError, match="backend 'faas'"):
+        backends.replace({"faas": replace(made, url="ftp://gateway")})
+    await backends.close()
+
+
+def test_a_secret_that_vanishes_keeps_the_old_backends() -> None:
+    """Half a rotation is a mistake that can be read, not an outage."""
+    files = Files({"admin": b"admin:old"})
+    backends = Backends(files.read)
+    backends.replace({"faas": spec(credentials="admin")})
+    before = backends["faas"]
+    content = files.pop("admin")
+    with pytest.raises(SettingsError):
+        backends.replace({"faas": spec(credentials="admin")})
+    files["admin"] = content
+    backends.replace({"faas": spec(credentials="admin")})
+    assert backends["faas"] is before
+
+
+def test_secrets_show_nowhere() -> None:
+    """What is kept to see a change is a digest."""
+    backends = Backends(Files({"admin": b"admin:s3cret"}).read)
+    backends.replace({"faas": spec(credentials="admin")})
+    shown = repr(backends._made) + repr(vars(backends._made["faas"].backend))
+    assert "s3cret" not in shown

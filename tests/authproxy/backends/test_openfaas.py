@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authproxy.backends.backend import ReadSecret
+from authproxy.backends.backend import Readiness, ReadSecret
+from authproxy.backends.credentials import REREAD_PAUSE_S
 from authproxy.backends.openfaas import OpenFaasBackend
-from authproxy.backends.platform_api import MAX_ANSWER_BYTES
+from authproxy.backends.platform_api import MAX_ANSWER_BYTES, MAX_API_CONNECTIONS
 from authproxy.upstream.departure import Address, Destination
 from policies.decision import Deny, Reason
 from policies.errors import BackendUnavailable, CannotKnow, SettingsError
@@ -20,7 +23,7 @@ from policies.tables import BackendSpec
 from policies.target import canonical_target
 from tests.contracts.backend import BackendContract, World
 from tests.fakes.gopath import GoAway, Seen, read_target
-from tests.fakes.openfaas import FakeOpenFaas
+from tests.fakes.openfaas import FakeOpenFaas, Invocation
 from tests.fakes.places import place, tenant
 
 GATEWAY = "http://gateway.openfaas:8080"
@@ -305,18 +308,210 @@ async def test_no_name_reaches_another_part_of_the_api(faas: FakeOpenFaas, name:
     await made.close()
 
 
+async def test_a_rotated_password_is_read_when_the_old_one_is_refused() -> None:
+    """Without a reload; and a file that is being written does not cost the credentials that there are."""
+    files = {"admin": b"admin:old"}
+    async with FakeOpenFaas(credentials=("admin", "new")) as faas:
+        faas.add("f", "acme", replicas=0)
+        made = OpenFaasBackend(BackendSpec("faas", "openfaas", faas.url, "admin"), secrets(files))
+        files["admin"] = b"half"
+        with pytest.raises(BackendUnavailable):
+            await made.readiness("acme", "f")
+        files["admin"] = b"admin:new"
+        with pytest.raises(BackendUnavailable):  # not read again within a second
+            await made.readiness("acme", "f")
+        made._credentials._reread_at -= REREAD_PAUSE_S
+        assert (await made.readiness("acme", "f")).does_exist
+        await made.close()
+
+
+async def test_credentials_stay_with_the_api() -> None:
+    """A probe goes to a function, which is the tenant's."""
+    async with FakeOpenFaas(credentials=("admin", "s3cret")) as faas:
+        faas.add("f", "acme")
+        made = backend(faas.url, ("admin", "s3cret"))
+        await made.readiness("acme", "f")
+        assert await made.probe("acme", "f", None)
+        (asked,) = faas.requests
+        assert (asked.function, asked.namespace, asked.method, asked.target) == ("f", "acme", "GET", b"/_/health")
+        assert not any(name.lower() == "authorization" for name, _ in asked.fields)
+        await made.close()
+
+
+# -- wakes ------------------------------------------------------------------------------------------
+
+
+async def test_a_wake_does_not_stop_replicas_that_start(faas: FakeOpenFaas) -> None:
+    """The API sets a number; three that somebody else asked for stay three."""
+    faas.add("f", "acme", replicas=0, start_s=0.1, labels={"com.openfaas.scale.min": "3"})
+    made = backend(faas.url)
+    await made.wake("acme", "f")
+    await made.wake("acme", "f")
+    await asyncio.sleep(0.2)
+    await made.wake("acme", "f")
+    assert await made.readiness("acme", "f") == Readiness(3)
+    assert faas.wake_calls == ["f.acme"]
+    await made.close()
+
+
 @pytest.mark.parametrize(
-    ("status", "fields", "is_unreached"),
+    ("label", "replicas"),
     [
-        (503, [(b"X-OpenFaaS-Internal", b"proxy")], True),
-        (503, [(b"x-openfaas-internal", b" proxy ")], True),
-        (503, [(b"X-OpenFaaS-Internal", b"other")], False),
-        (503, [], False),
-        (500, [(b"X-OpenFaaS-Internal", b"proxy")], False),
-        (502, [], False),
-        (200, [(b"X-OpenFaaS-Internal", b"proxy")], False),
+        ("2", 2),
+        ("0", 1),
+        ("-3", 1),
+        ("", 1),
+        ("many", 1),
+        ("1.5", 1),
+        ("\u0663", 1),
+        ("9" * 5000, 1),
+        ("999999999", 100),
     ],
 )
-def test_the_platforms_word_for_not_reached(status: int, fields: list[tuple[bytes, bytes]], is_unreached: bool) -> None:
-    """503 with the mark, and nothing else: after any other the function may have read the request."""
+async def test_a_wake_asks_for_the_functions_own_minimum(faas: FakeOpenFaas, label: str, replicas: int) -> None:
+    """A label is the tenant's: nonsense is none, and no label empties the cluster."""
+    faas.add("f", "acme", replicas=0, start_s=0.0, labels={"com.openfaas.scale.min": label})
+    made = backend(faas.url)
+    await made.wake("acme", "f")
+    await asyncio.sleep(0.02)
+    assert await made.readiness("acme", "f") == Readiness(replicas)
+    await made.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "why"),
+    [(400, "one namespace"), (401, "our credentials"), (403, "our credentials"), (429, "too much"), (500, "500")],
+)
+async def test_a_refused_wake_says_why(faas: FakeOpenFaas, status: int, why: str) -> None:
+    """In our words, for the operator's log; the platform's body may hold anything."""
+    faas.add("f", "acme", replicas=0)
+    faas.wake.status = status
+    made = backend(faas.url)
+    with pytest.raises(BackendUnavailable, match=why) as raised:
+        await made.wake("acme", "f")
+    assert "injected" not in str(raised.value)
+    await made.close()
+
+
+async def test_a_namespace_that_the_platform_does_not_serve_is_not_known(faas: FakeOpenFaas) -> None:
+    """The community edition has one; a tenant of another is not told that its functions do not exist."""
+    faas.add("f", "acme")
+    faas.only_namespace = "openfaas-fn"
+    made = backend(faas.url)
+    with pytest.raises(BackendUnavailable, match="400"):
+        await made.readiness("acme", "f")
+    with pytest.raises(BackendUnavailable):
+        await made.wake("acme", "f")
+    await made.close()
+
+
+# -- whose answer -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [200, 204, 302, 401, 404, 405, 500])
+async def test_an_answer_of_the_function_is_one_whatever_it_says(faas: FakeOpenFaas, status: int) -> None:
+    """A probe asks who is there, not how it is."""
+
+    async def answer(_: Invocation) -> web.StreamResponse:
+        return web.Response(status=status)
+
+    faas.add("f", "acme", handler=answer)
+    made = backend(faas.url)
+    assert await made.probe("acme", "f", None) is True
+    await made.close()
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+async def test_a_watchdog_that_says_not_now_is_not_the_function(faas: FakeOpenFaas, status: int) -> None:
+    """It listens before the function does, and says so in its health check."""
+
+    async def answer(_: Invocation) -> web.StreamResponse:
+        return web.Response(status=status, text="not yet")
+
+    faas.add("f", "acme", handler=answer)
+    made = backend(faas.url)
+    assert await made.probe("acme", "f", None) is False
+    await made.close()
+
+
+@pytest.mark.parametrize("status", [500, 502, 503])
+async def test_a_platform_that_answers_for_a_function_has_not_reached_it(faas: FakeOpenFaas, status: int) -> None:
+    """Its own words for it, over the wire: readiness was too early."""
+    faas.add("f", "acme")
+    faas.proxy.status = status
+    made = backend(faas.url)
+    assert await made.probe("acme", "f", None) is False
+    await made.close()
+
+
+async def test_probes_that_hang_do_not_keep_others_from_being_asked_about(faas: FakeOpenFaas) -> None:
+    """A tenant with many functions that stay silent is that tenant's trouble."""
+    faas.add("f", "acme")
+    faas.proxy.hangs = True
+    made = backend(faas.url, timeout_s=0.3, probe_timeout_s=0.5)
+    probes = [asyncio.create_task(made.probe("acme", "f", None)) for _ in range(2 * MAX_API_CONNECTIONS)]
+    await asyncio.sleep(0.1)
+    assert await made.readiness("acme", "f") == Readiness(1)
+    assert await asyncio.gather(*probes) == [False] * len(probes)
+    await made.close()
+
+
+@pytest.mark.parametrize(
+    ("probe", "asked"),
+    [(None, ["/_/health"]), ("/ready?deep=1", ["/ready?deep=1"]), ("", [])],
+    ids=["own", "set", "off"],
+)
+async def test_the_health_path_is_a_setting_of_the_platform(
+    faas: FakeOpenFaas, probe: str | None, asked: list[str]
+) -> None:
+    """Without one, what every watchdog has; a function's own setting goes before."""
+    faas.add("f", "acme")
+    made = OpenFaasBackend(BackendSpec("faas", "openfaas", faas.url, None, probe=probe))
+    assert await made.probe("acme", "f", None)
+    assert await made.probe("acme", "f", "/own")
+    assert [seen.target.decode() for seen in faas.requests] == [*asked, "/own"]
+    await made.close()
+
+
+@pytest.mark.parametrize("probe", ["health", "/a b", "/../x", "/%2e"])
+def test_a_health_path_that_is_none_is_refused_at_the_start(probe: str) -> None:
+    """Not at the first cold start."""
+    with pytest.raises(SettingsError):
+        OpenFaasBackend(BackendSpec("faas", "openfaas", GATEWAY, None, probe=probe))
+
+
+_MARK = (b"X-OpenFaaS-Internal", b"proxy")
+_EMPTY = (b"Content-Length", b"0")
+_TYPE = (b"Content-Type", b"text/plain")
+
+
+@pytest.mark.parametrize(
+    ("status", "fields", "is_unreached", "failure"),
+    [
+        (503, [_MARK], True, Reason.UPSTREAM_UNREACHABLE),
+        (503, [(b"x-openfaas-internal", b" proxy "), _TYPE], True, Reason.UPSTREAM_UNREACHABLE),
+        (503, [(b"X-OpenFaaS-Internal", b"other")], False, None),
+        (503, [], False, None),
+        (500, [_MARK], False, Reason.UPSTREAM_UNREACHABLE),
+        (500, [_EMPTY], False, None),
+        (502, [_EMPTY], False, Reason.UPSTREAM_UNREACHABLE),
+        (502, [(b"content-length", b" 0 "), (b"X-Call-Id", b"1")], False, Reason.UPSTREAM_UNREACHABLE),
+        (502, [_EMPTY, _TYPE], False, None),
+        (502, [_EMPTY, _EMPTY], False, None),
+        (502, [(b"Content-Length", b"2")], False, None),
+        (502, [], False, None),
+        (504, [_EMPTY], False, None),
+        (404, [_MARK], False, None),
+        (200, [_MARK], False, None),
+    ],
+)
+def test_the_platforms_words_for_not_reached(
+    status: int, fields: list[tuple[bytes, bytes]], is_unreached: bool, failure: Reason | None
+) -> None:
+    """
+    Only after the marked 503 the function surely has not read the request, so that it may be sent again.
+
+    The platform's own failures are named as such; what a function may have sent for reasons of its own is passed on.
+    """
     assert backend().says_not_reached(status, fields) is is_unreached
+    assert backend().failure_of(status, fields) is failure
