@@ -20,7 +20,7 @@ import jwt
 from authproxy.backends.openfaas import OpenFaasBackend
 from authproxy.upstream.departure import Destination
 from policies.compiler import compile_files
-from policies.decision import Allow, Answer, Challenge, Decision, Deny, Page, Reason, Refusal
+from policies.decision import Allow, Answer, Challenge, Decision, Defer, Deny, Page, Reason, Refusal
 from policies.gcra import SECOND_US, spend_all
 from policies.header_fields import filter_answer
 from policies.limits import Check, Parallel, Spent, checks_for, concurrency_for, failure_check, wake_check
@@ -100,6 +100,9 @@ class _Judge:
             return result
         if isinstance(result, Answer):
             return Outcome("answer", result.status, tenant=result.tenant, fields=result.fields)
+        if isinstance(result, Defer):
+            fields = (("Preference-Applied", "respond-async"),)
+            return Outcome("answer", 202, tenant=result.allow.place.tenant.name, fields=fields)
         if isinstance(result, Page):
             text = f"{self._vector.name}: Portero's own pages have tests of their own"
             raise AssertionError(text)  # noqa: TRY004 - a wrong vector

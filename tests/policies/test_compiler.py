@@ -551,7 +551,7 @@ def test_test_file_of_no_tenant() -> None:
         ),
         (
             "functions: {web: {cold_start: {max_held: 5, max_held_per_caller: 6}}}\n",
-            "3:68: max_held is 5: a caller can never have 6",
+            "3:66: max_held is 5: a caller can never have 6",
         ),
     ],
 )

@@ -30,7 +30,7 @@ BY_STATUS = {
     499: "client-gone",
     500: "internal-error",
     502: "upstream-unreachable upstream-closed upstream-garbled",
-    503: "keys-unavailable provider-unavailable session-store-unavailable wake-failed overloaded policy-unavailable "
+    503: "keys-unavailable provider-unavailable session-store-unavailable wake-failed function-asleep overloaded policy-unavailable "
     "draining",
     504: "upstream-timeout cold-start-timeout",
 }

@@ -31,6 +31,8 @@ NOT_OF_ONE_HEAD = {
     Reason.LOGIN_FAILED,
     Reason.SESSION_EXPIRED,
     Reason.RESULT_UNKNOWN,
+    # Of a function that sleeps while another request might wake it: tests/policies/test_overflow.py.
+    Reason.FUNCTION_ASLEEP,
     Reason.PROVIDER_UNAVAILABLE,
     Reason.SESSION_STORE_UNAVAILABLE,
 }
