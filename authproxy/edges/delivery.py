@@ -10,21 +10,21 @@ Longer than other modules: every way that one request can end is told here, exac
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from authproxy.audit import get_logger
 from authproxy.edges.exchange import PublicExchange
-from authproxy.gate.verdict import DirectAnswer, PageAnswer, PageCall, Passed, Refused, Undecided, Verdict
+from authproxy.edges.judge import DeferredJobs, Judge, OwnPages
+from authproxy.edges.own_answers import DRAINING, OwnAnswers, write_refusal
+from authproxy.gate.verdict import Deferred, DirectAnswer, PageCall, Passed, Refused, Undecided, Verdict
 from authproxy.upstream.connection import Connection
-from authproxy.upstream.exchange import BodyMalformed, BodyStalled, ClientGone
+from authproxy.upstream.exchange import ClientGone
 from authproxy.upstream.failures import ForwardFailed
-from authproxy.upstream.forward import forward, relay_now, send_now
+from authproxy.upstream.forward import AnswerWatch, MayRetry, can_resend, forward, relay_now, send_now
 from authproxy.upstream.framing import STATUS_LINES, may_repeat
 from authproxy.upstream.pool import Pool
 from authproxy.upstream.tunnel import tunnel
-from policies.decision import Deny, Reason, Refusal
-from policies.request import Head, HeadMemo
+from policies.decision import Deny, Reason
 
 if TYPE_CHECKING:
     from authproxy.edges.protocol import ClientConnection
@@ -38,6 +38,7 @@ _UNREAD: Final = {
     Reason.HEAD_TOO_LARGE: "the request line or the header fields are too large",
     Reason.REQUEST_TIMEOUT: "the request's head did not arrive in time",
     Reason.OVERLOADED: "too many connections",
+    Reason.DRAINING: "the process is stopping",
 }
 
 
@@ -45,67 +46,14 @@ class _NotReached(Exception):  # control flow within this module
     """The platform has no replica, and the request may be sent again."""
 
 
-class Judge(Protocol):
-    """What the edge needs of ``authproxy.gate.gate.Gate``."""
-
-    def decide_now(self, head: Head, memo: HeadMemo) -> Verdict | Undecided: ...
-
-    def decide_soon(self, undecided: Undecided, then: Callable[[Verdict | Undecided], None]) -> bool: ...
-
-    async def decide(self, undecided: Undecided) -> Verdict: ...
-
-    def abandon(self, undecided: Undecided) -> None: ...
-
-    def finish(
-        self,
-        passed: Passed,
-        *,
-        status: int,
-        bytes_in: int,
-        bytes_out: int,
-        failure: Reason | None,
-    ) -> None: ...
-
-    def upstream_failed(self, passed: Passed) -> None: ...
-
-    def says_not_reached(self, passed: Passed, status: int, fields: list[tuple[bytes, bytes]]) -> bool: ...
-
-    async def hold_again(self, passed: Passed) -> Refused | None: ...
-
-    def fail(self, passed: Passed, refusal: Deny) -> Refused: ...
-
-    def refuse_unread(self, reason: Reason, detail: str, peer: str) -> Refused: ...
-
-    def page_answered(self, call: PageCall, answer: PageAnswer) -> PageAnswer: ...
-
-    def page_refused(self, call: PageCall, refusal: Refusal) -> Refused: ...
-
-    def page_failed(self, call: PageCall) -> Refused: ...
-
-
-class OwnPages(Protocol):
-    """What the edge needs of ``authproxy.pages.pages.Pages``."""
-
-    max_body_bytes: int
-
-    async def answer(self, call: PageCall, body: bytes) -> PageAnswer | Refusal: ...
-
-
-class _NoPages:
-    """An edge without own pages: there are none."""
-
-    max_body_bytes = 0
-
-    async def answer(self, call: PageCall, _body: bytes) -> PageAnswer | Refusal:
-        return Deny(Reason.ROUTE_UNKNOWN, tenant=call.page.tenant.name)
-
-
 class Delivery:
     """Serves the requests of one edge: ``..._now`` without waiting, ``serve`` where something has to be waited for."""
 
-    def __init__(self, gate: Judge, pool: Pool, pages: OwnPages | None = None) -> None:
+    def __init__(
+        self, gate: Judge, pool: Pool, pages: OwnPages | None = None, jobs: DeferredJobs | None = None
+    ) -> None:
         self._gate = gate
-        self._pages: OwnPages = pages if pages is not None else _NoPages()
+        self._own = OwnAnswers(gate, pages, jobs)
         self._pool = pool
         self._outbox = pool.outbox
         self._log = get_logger("edge")
@@ -161,11 +109,11 @@ class Delivery:
 
     def _decided(self, exchange: PublicExchange, connection: ClientConnection, verdict: Verdict | Undecided) -> None:
         exchange.verdict = verdict
-        if not exchange.is_gone:
+        if not (exchange.is_gone or exchange.is_over):
             connection.decided()
         elif type(verdict) is Passed:  # nobody is left to send it for
             self._enter(verdict, exchange)
-            self._end(exchange, Reason.CLIENT_GONE)
+            self._end(exchange, Reason.DRAINING if exchange.is_drained else Reason.CLIENT_GONE)
         elif type(verdict) is Undecided:
             self._gate.abandon(verdict)
 
@@ -195,28 +143,80 @@ class Delivery:
         """
         if exchange.has_task:
             return
-        connection = exchange.upstream
+        self._drop_upstream(exchange)
+        if not exchange.is_over:
+            self._refuse_waiting(exchange, Deny(Reason.CLIENT_GONE))
+        self._end(exchange, Reason.CLIENT_GONE)
+
+    def refuse_draining(self, exchange: PublicExchange) -> None:
+        """
+        The process stops, and its answer has not started: refuse it. Whoever serves it in a task is to be cancelled
+        next, and sees to that itself.
+        """
+        exchange.is_drained = True
+        if exchange.has_task:
+            return
+        self._drop_upstream(exchange)
+        passed = exchange.passed
+        if passed is not None:
+            self._fail(passed, exchange, DRAINING)
+            self._end(exchange, Reason.DRAINING)
+        else:
+            refused = self._refuse_waiting(exchange, DRAINING)
+            self._refuse_drained(exchange, refused)
+
+    def _drop_upstream(self, exchange: PublicExchange) -> None:
+        """What was sent without a task is of no use any more."""
+        connection, exchange.upstream = exchange.upstream, None
         if connection is not None:
-            exchange.upstream = None
             connection.forget_consumer()
             connection.abort()
             self._pool.give_back(connection)
-        if type(exchange.verdict) is Undecided:
-            self._gate.abandon(exchange.verdict)
-        elif type(exchange.verdict) is PageCall:
-            self._gate.page_refused(exchange.verdict, Deny(Reason.CLIENT_GONE))
-        self._end(exchange, Reason.CLIENT_GONE)
+
+    def _refuse_waiting(self, exchange: PublicExchange, refusal: Deny) -> Refused | None:
+        """Tell the gate of the end of what has not passed yet. None: it has no words for the client."""
+        verdict = exchange.verdict
+        if type(verdict) is Undecided:
+            self._gate.abandon(verdict)
+        elif type(verdict) is PageCall:
+            return self._gate.page_refused(verdict, refusal)
+        elif type(verdict) is Deferred:
+            return self._gate.deferred_refused(verdict, refusal)
+        return None
+
+    def _refuse_drained(self, exchange: PublicExchange, refused: Refused | None) -> None:
+        if refused is not None:
+            write_refusal(refused, exchange)
+            return
+        problem = self._gate.refuse_unread(Reason.DRAINING, _UNREAD[Reason.DRAINING], exchange.head.peer).problem
+        exchange.refuse(problem.status, (*problem.fields, ("Retry-After", "1")), problem.body)
 
     async def serve(self, exchange: PublicExchange, connection: ClientConnection) -> None:
         """Do, or go on with, what has to be waited for. Cancelled when the client goes; raises nothing else."""
         exchange.has_task = True
+        try:
+            await self._serve(exchange, connection)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not exchange.is_drained or exchange.is_gone or task is None:
+                raise
+            task.uncancel()  # by ``refuse_draining``: the connection's task goes on to its end
+            if not exchange.has_started:
+                self._refuse_drained(exchange, None)
+        finally:
+            exchange.close_body()
+
+    async def _serve(self, exchange: PublicExchange, connection: ClientConnection) -> None:
         verdict = exchange.verdict
         if verdict is None:
             verdict = self._gate.decide_now(exchange.head, connection.memo)
         if type(verdict) is Undecided:
-            verdict = await self._gate.decide(verdict)
+            verdict = await self._decide(verdict, exchange)
         if type(verdict) is PageCall:
-            await self._serve_page(verdict, exchange)
+            await self._own.page(verdict, exchange)
+            return
+        if type(verdict) is Deferred:
+            await self._own.deferred(verdict, exchange)
             return
         if type(verdict) is not Passed:
             self._answer(verdict, exchange)
@@ -226,15 +226,11 @@ class Delivery:
         sent, exchange.upstream = exchange.upstream, None
         failure: Reason | None = None
         try:
-            if verdict.request.is_websocket and exchange.may_tunnel:
-                await tunnel(verdict, exchange, self._pool)
-            else:
-                failure = await self._forward(verdict, exchange, sent)
+            failure = await self._forward(verdict, exchange, sent)
         except ForwardFailed as failed:
             failure = self._failed(exchange, failed)
         except (ClientGone, asyncio.CancelledError) as gone:
-            failure = Reason.CLIENT_GONE
-            exchange.abort()
+            failure = self._cancelled(verdict, exchange)
             if isinstance(gone, asyncio.CancelledError):
                 raise
         except Exception:  # noqa: BLE001  # contained, as above
@@ -242,69 +238,79 @@ class Delivery:
         finally:
             self._end(exchange, failure)
 
-    async def _serve_page(self, call: PageCall, exchange: PublicExchange) -> None:
-        """One of Portero's own pages: read the body, ask ``pages``, write the answer. Nothing reaches the platform."""
-        answer: PageAnswer | Refusal
+    async def _decide(self, undecided: Undecided, exchange: PublicExchange) -> Verdict:
+        """Have it decided, however long that takes; its body is read meanwhile where the gate wants that."""
+        spec = undecided.need.place.spec
+        body = exchange.holdable_body(spec.max_body_bytes, undecided.request.content_length)
+        exchange.is_held = True
         try:
-            body = await self._read_body(exchange, call.request.content_length or 0)
-            answer = body if isinstance(body, Deny) else await self._pages.answer(call, body)
-        except (ClientGone, asyncio.CancelledError) as gone:
-            self._gate.page_refused(call, Deny(Reason.CLIENT_GONE))
-            exchange.abort()
-            if isinstance(gone, asyncio.CancelledError):
-                raise
-            return
-        except Exception:  # noqa: BLE001  # contained: told to the log, not to the client (AP-R52)
-            self._refuse(self._gate.page_failed(call), exchange)
-            return
-        if isinstance(answer, PageAnswer):
-            written = self._gate.page_answered(call, answer)
-            exchange.refuse(written.status, written.fields, written.body)
-        else:
-            self._refuse(self._gate.page_refused(call, answer), exchange)
+            return await self._gate.decide(undecided, body)
+        finally:
+            exchange.is_held = False
 
-    async def _read_body(self, exchange: PublicExchange, declared_bytes: int) -> bytes | Deny:
-        """The whole body, or why it is not taken. Raises: ClientGone."""
-        most = self._pages.max_body_bytes
-        if declared_bytes > most:  # said before it is sent, to who asked whether to send it
-            return Deny(Reason.BODY_TOO_LARGE, f"this page takes at most {most} bytes")
-        try:
-            await exchange.send_continue()
-            body = b""
-            while piece := await exchange.read():
-                body += piece
-                if len(body) > most:
-                    return Deny(Reason.BODY_TOO_LARGE, f"this page takes at most {most} bytes")
-        except BodyMalformed:
-            return Deny(Reason.BODY_MALFORMED)
-        except BodyStalled:
-            return Deny(Reason.REQUEST_TIMEOUT, "the request's body did not arrive in time")
-        return body
+    def _cancelled(self, passed: Passed, exchange: PublicExchange) -> Reason:
+        """Nobody waits for the answer, or there is no time left for it."""
+        if not exchange.is_drained or exchange.is_gone:
+            exchange.abort()
+            return Reason.CLIENT_GONE
+        self._fail(passed, exchange, DRAINING)
+        return Reason.DRAINING
 
     async def _forward(self, passed: Passed, exchange: PublicExchange, sent: Connection | None) -> Reason | None:
         """
-        Forward; when the platform says that it has no replica, wait for one and forward once more.
+        Forward; when it did not reach its function for want of a replica, wait for one and forward once more.
 
-        Only what may be repeated (RFC 9110 section 9.2.2) and has no body that would be gone: everything else is told
-        what the platform said.
+        That is known when the platform says so, of what may be repeated (RFC 9110 section 9.2.2), or when nothing of
+        the head was written, of anything. In either case the body must be at hand, and the budget of retries allow it:
+        everybody else is told what happened.
         """
-        request = passed.request
+
+        def may_retry() -> bool:
+            return self._gate.may_retry(passed)
 
         def watch(status: int, fields: list[tuple[bytes, bytes]]) -> None:
+            request = passed.request
             if self._gate.says_not_reached(passed, status, fields) and (
-                not request.has_body and may_repeat(request.method, has_key=request.has_idempotency_key)
+                may_repeat(request.method, has_key=request.has_idempotency_key) and can_resend(exchange) and may_retry()
             ):
                 raise _NotReached
 
         try:
-            await forward(passed, exchange, self._pool, sent, watch)
+            await self._send(passed, exchange, sent, watch, may_retry)
         except _NotReached:
-            refused = await self._gate.hold_again(passed)
-            if refused is not None:
-                self._refuse(refused, exchange)
-                return refused.problem.reason
-            await forward(passed, exchange, self._pool)
+            pass
+        except ForwardFailed as failed:
+            is_untouched = failed.is_unsent and failed.reason is Reason.UPSTREAM_UNREACHABLE
+            if not is_untouched or not can_resend(exchange) or not may_retry():
+                raise
+            self._gate.upstream_failed(passed)
+        else:
+            return None
+        exchange.rewind()
+        body = exchange.holdable_body(passed.allow.place.spec.max_body_bytes, passed.request.content_length)
+        exchange.is_held = True
+        try:
+            refused = await self._gate.hold_again(passed, body)
+        finally:
+            exchange.is_held = False
+        if refused is not None:
+            write_refusal(refused, exchange)
+            return refused.problem.reason
+        await self._send(passed, exchange, None, None, may_retry)
         return None
+
+    async def _send(
+        self,
+        passed: Passed,
+        exchange: PublicExchange,
+        sent: Connection | None,
+        watch: AnswerWatch | None,
+        may_retry: MayRetry,
+    ) -> None:
+        if passed.request.is_websocket and exchange.may_tunnel:
+            await tunnel(passed, exchange, self._pool, watch)
+        else:
+            await forward(passed, exchange, self._pool, sent, watch, may_retry)
 
     @staticmethod
     def _enter(passed: Passed, exchange: PublicExchange) -> None:
@@ -330,10 +336,10 @@ class Delivery:
 
     def _answer(self, verdict: Verdict | Undecided, exchange: PublicExchange) -> bool:
         """Answer what can be answered at once; False: it has to be waited for."""
-        if type(verdict) is PageCall or type(verdict) is Undecided:
+        if type(verdict) is PageCall or type(verdict) is Undecided or type(verdict) is Deferred:
             return False
         if type(verdict) is Refused:
-            self._refuse(verdict, exchange)
+            write_refusal(verdict, exchange)
         elif type(verdict) is DirectAnswer:
             exchange.refuse(verdict.status, verdict.fields, b"")
         return True
@@ -362,10 +368,4 @@ class Delivery:
         if exchange.has_started:
             exchange.abort()  # half an answer is never completed by us
         else:
-            self._refuse(self._gate.fail(passed, refusal), exchange)
-
-    @staticmethod
-    def _refuse(refused: Refused, exchange: PublicExchange) -> None:
-        problem = refused.problem
-        exchange.may_keep_alive = refused.keeps_alive
-        exchange.refuse(problem.status, problem.fields, problem.body)
+            write_refusal(self._gate.fail(passed, refusal), exchange)

@@ -48,7 +48,7 @@ class PublicExchange:
     has_task = False
     """The connection's task serves it."""
     is_held = False
-    """It waits: for its function, or for whoever is asked about it. Nobody reads, so that its client has to be watched."""
+    """It waits for its function, or for whoever is asked about it: nobody may be reading, but its client is watched."""
     is_drained = False
     """The process stops: it is refused, not for anything of its own."""
     sent_body: bytes | None = None

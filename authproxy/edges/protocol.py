@@ -29,6 +29,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from authproxy.edges.exchange import PublicExchange
 from authproxy.upstream.exchange import BodyMalformed, BodyStalled, ClientGone
+from authproxy.upstream.spool import Spool
 from policies.decision import Reason
 from policies.request import Head, HeadMemo
 
@@ -43,6 +44,9 @@ CHUNKING_RATIO: Final = 16
 LINGER_S: Final = 3.0
 """How long a client that is still sending may go on after its answer: closing at once would reset the connection, and
 the reset may reach the client before the answer does (RFC 9112 section 9.6)."""
+BEHIND_BYTES: Final = 64 * 1024
+"""What a client may send behind a request that waits, before it is read no further: pipelined requests (32 at most), or
+what it takes for a websocket that nobody has granted yet (RFC 6455 section 4.1 bids it wait)."""
 _REPEAT_BYTES: Final = 4 * 1024
 """A longer request is parsed each time."""
 _NO_HEAD: Final = Head("", b"", (), (1, 1), "", "http")
@@ -62,7 +66,9 @@ _USED: Final = frozenset(
         "_parser",
         "_pause_reading_for_buffer",
         "_paused",
+        "_reading_paused",
         "_resume_reading_if_drained",
+        "_task_handler",
         "_upgraded",
     ]
 )
@@ -97,6 +103,7 @@ class ClientConnection(RequestHandler):
     """One client. Its task runs ``start``: read a head, have it answered, again."""
 
     __slots__ = (
+        "_behind_bytes",
         "_body_bytes",
         "_delivery",
         "_edge",
@@ -127,6 +134,8 @@ class ClientConnection(RequestHandler):
         self._head_bytes = 0
         self._body_bytes = 0
         """Bytes that came while a body was unfinished, framing included."""
+        self._behind_bytes = 0
+        """Bytes that came with requests that wait behind another one."""
         self._is_between = True
         """The parser stands between two requests: the next byte is a request's first."""
         self._last_data = b""
@@ -187,6 +196,34 @@ class ClientConnection(RequestHandler):
         if self._exchange is None and not self._messages and not self._head_bytes:
             self.force_close()
 
+    def refuse_draining(self) -> None:
+        """There is no time left: what has not been answered yet is refused."""
+        exchange = self._exchange
+        if exchange is None or exchange.is_over or exchange.has_started:
+            return
+        self._delivery.refuse_draining(exchange)
+        if not exchange.has_task:
+            self._wake()
+        elif self._task_handler is not None:
+            self._task_handler.cancel()
+
+    @property
+    def spool(self) -> Spool:
+        """Where held bodies go that are large."""
+        return self._edge.spool
+
+    @property
+    def descriptor(self) -> int:
+        """Of its socket; -1: it has none any more."""
+        wire = None if self.transport is None else self.transport.get_extra_info("socket")
+        return -1 if wire is None else int(wire.fileno())
+
+    @property
+    def is_unheard(self) -> bool:
+        """Its request waits and nothing is read meanwhile: that the client leaves would not be noticed."""
+        exchange = self._exchange
+        return exchange is not None and exchange.is_held and (self._reading_paused or self._buffer_paused)
+
     async def drain(self) -> None:
         """Wait until the client has read enough for more to be written. Raises: ClientGone."""
         self.write_stalls_at = self._loop.time() + self._edge.write_timeout_s
@@ -232,6 +269,8 @@ class ClientConnection(RequestHandler):
                 self._stop_reading(last.exc)
             if self._exchange is None and messages:
                 self._serve_waiting()
+            elif messages:
+                self._grow_behind(len(data))
         elif body is None:
             self._grow_head(len(data))
         else:
@@ -243,6 +282,12 @@ class ClientConnection(RequestHandler):
         exchange = self._exchange
         body = messages[-1][1] if messages else None if exchange is None else exchange.payload
         return None if body is None or body.is_eof() else body
+
+    def _grow_behind(self, size: int) -> None:
+        """More requests behind one that is not over: their number is bounded by aiohttp, their size in here."""
+        self._behind_bytes += size
+        if self._behind_bytes > BEHIND_BYTES and not self._buffer_paused:
+            self._pause_reading_for_buffer()
 
     def _grow_body(self, body: Any, size: int) -> None:
         """More of a body: what is not body in it (chunk sizes and extensions) has a bound."""
@@ -288,7 +333,11 @@ class ClientConnection(RequestHandler):
 
     def _grow_head(self, size: int) -> None:
         """More of a head that is not complete."""
-        if not size or self._garbage or self._upgraded:
+        if not size or self._garbage:
+            return
+        if self._upgraded:
+            if len(self._message_tail) > BEHIND_BYTES:
+                self.abort()
             return
         if not self._head_bytes and self._exchange is None:
             self.read_stalls_at = self._loop.time() + self._edge.head_timeout_s
@@ -383,6 +432,8 @@ class ClientConnection(RequestHandler):
 
     def _next_exchange(self) -> PublicExchange:
         message, payload = self._messages.popleft()
+        if not self._messages:
+            self._behind_bytes = 0
         # Its turn has come before anything else is read: reading on may bring the next ones in.
         exchange = self._exchange = PublicExchange(self, self._head_of(message), message, payload)
         self.read_stalls_at = None

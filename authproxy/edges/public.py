@@ -7,21 +7,26 @@ What becomes of a request is ``delivery.py``'s; one client's connection is ``pro
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import select
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from authproxy.audit import get_logger
-from authproxy.edges.delivery import Delivery, Judge, OwnPages
+from authproxy.edges.delivery import Delivery
+from authproxy.edges.judge import DeferredJobs, Judge, OwnPages
 from authproxy.edges.protocol import ClientConnection, ClientServer
 from authproxy.edges.tls import TlsFiles
 from authproxy.metrics import Metrics
 from authproxy.upstream.pool import Pool
+from authproxy.upstream.spool import Spool
 from policies.decision import Reason
 
 REFUSING_S: Final = 0.25
 """For the last refusals to be written when the drain deadline has passed."""
 _SWEEP_S: Final = 0.25
 """One timer for the silence of all clients."""
+_HAS_LEFT: Final[int] = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
+"""A client that has closed; where the first is unknown (not Linux), one that has reset its connection."""
 
 
 class PublicEdge:
@@ -32,6 +37,8 @@ class PublicEdge:
         gate: judges each request.
         pool: connections to functions; not closed by the edge.
         pages: Portero's own pages; None: there are none.
+        jobs: requests that are answered later; None: there are none.
+        spool: where held bodies go that are large; closed with the edge. None: the system's temporary folder.
         keepalive_s: seconds a connection may be without a request.
         head_timeout_s: seconds from the first byte of a head to its end.
         body_timeout_s: seconds between two pieces of a request body.
@@ -47,6 +54,8 @@ class PublicEdge:
         pool: Pool,
         *,
         pages: OwnPages | None = None,
+        jobs: DeferredJobs | None = None,
+        spool: Spool | None = None,
         metrics: Metrics | None = None,
         keepalive_s: float = 75.0,
         head_timeout_s: float = 15.0,
@@ -55,7 +64,8 @@ class PublicEdge:
         max_connections: int = 8192,
         read_buffer_bytes: int = 128 * 1024,
     ) -> None:
-        self.delivery = Delivery(gate, pool, pages)
+        self.delivery = Delivery(gate, pool, pages, jobs)
+        self.spool = spool or Spool()
         self.outbox = pool.outbox
         self.keepalive_s = keepalive_s
         self.head_timeout_s = head_timeout_s
@@ -100,9 +110,11 @@ class PublicEdge:
 
     async def stop(self, drain_s: float, before_cut: Callable[[], Awaitable[None]] | None = None) -> None:
         """
-        Accept nobody any more, let what runs finish for ``drain_s`` seconds, then cut the rest.
+        Accept nobody any more, let what runs finish for ``drain_s`` seconds, then refuse what has not been answered
+        (503 ``draining``) and cut what has been answered in part.
 
-        ``before_cut`` refuses what can still be refused (held requests); it gets ``REFUSING_S`` for that to be written.
+        ``before_cut`` refuses what is held and gives back what was taken for it; the rest is refused by the edge. Both
+        get ``REFUSING_S`` for that to be written.
         """
         self._is_stopping = True
         if self._server is not None:
@@ -114,10 +126,14 @@ class PublicEdge:
             await before_cut()
             await self._wait_for_all(REFUSING_S)
         for connection in tuple(self._connections):
+            connection.refuse_draining()
+        await self._wait_for_all(REFUSING_S)
+        for connection in tuple(self._connections):
             connection.abort()
         await self._wait_for_all(1.0)
         if self._sweeper is not None:
             self._sweeper.cancel()
+        self.spool.close()
 
     async def _wait_for_all(self, patience_s: float) -> None:
         if self.running:
@@ -150,6 +166,19 @@ class PublicEdge:
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
         now = loop.time()
+        unheard: dict[int, ClientConnection] = {}
         for connection in tuple(self._connections):
             connection.stalled(now)
+            if connection.is_unheard and (descriptor := connection.descriptor) >= 0:
+                unheard[descriptor] = connection
+        for descriptor in _left(unheard):
+            unheard[descriptor].abort()
         self._sweeper = loop.call_later(_SWEEP_S, self._sweep)
+
+
+def _left(descriptors: Iterable[int]) -> list[int]:
+    """Of sockets that are not being read, those whose other side has closed."""
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, _HAS_LEFT)
+    return [descriptor for descriptor, _event in poll.poll(0)]

@@ -94,7 +94,7 @@ async def forward(
     is_first = True
     while True:
         if connection is None:
-            connection = await _dialled(passed, pool)
+            connection = await dialled(passed, pool)
         is_kept = connection.is_kept
         try:
             await _once(passed, exchange, pool, connection, body, watch, is_sent=is_sent)
@@ -119,7 +119,7 @@ def can_resend(exchange: Exchange) -> bool:
     return exchange.sent_body is not None or exchange.may_rewind
 
 
-async def _dialled(passed: Departure, pool: Pool) -> Connection:
+async def dialled(passed: Departure, pool: Pool) -> Connection:
     """A new connection. Raises: ForwardFailed, of which nothing was sent."""
     try:
         return await pool.take(passed.destination.address, passed.allow.place.spec.timeouts.connect_s)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from authproxy.upstream.connection import Connection
 from authproxy.upstream.exchange import Exchange
 from authproxy.upstream.failures import GARBLED, ForwardFailed
-from authproxy.upstream.forward import AnswerWatch, relay
+from authproxy.upstream.forward import AnswerWatch, dialled, relay
 from authproxy.upstream.pool import Pool
 from policies.decision import Reason
 from policies.header_fields import filter_answer
@@ -36,8 +36,7 @@ async def tunnel(passed: Departure, exchange: Exchange, pool: Pool, watch: Answe
     Raises: as ``forward``.
     """
     timeouts = passed.allow.place.spec.timeouts
-    address = passed.destination.address
-    connection = await pool.take(address, timeouts.connect_s)
+    connection = await dialled(passed, pool)
     try:
         connection.begin(timeouts, is_head=False, upgrades=True)
         connection.send(passed.request_block + UPGRADE + b"\r\n")
