@@ -17,7 +17,6 @@ if count('pending:' .. ARGV[2]) >= tonumber(ARGV[3]) or 2 * mine >= ARGV[4] - ot
 end
 redis.call('HINCRBY', COUNTS, 'pending:' .. ARGV[2], 1)
 redis.call('HINCRBY', COUNTS, 'results:' .. ARGV[2], 1)
-redis.call('HSET', COUNTS, 'now', whole(now))
 redis.call('ZADD', ENDS, whole(now + ARGV[5]), ARGV[1])
 redis.call('HSET', FACTS, ARGV[1], ARGV[6])
 redis.call('HSET', VALUES, ARGV[1], ARGV[7])
