@@ -3,7 +3,8 @@ Anything else that speaks HTTP as a backend: one address, or one for each functi
 
 It decides what the address of a function is and when such a service counts as ready: when it takes connections, or when
 its probe answers where there is one. It refuses to know how many replicas there are, and whether a function exists: an
-address tells neither. Paths arrive as they were judged, encoded once, behind the address's own path.
+address tells neither. It counts as one replica, so that a function's ``concurrency`` is that of all behind the address.
+Paths arrive as they were judged, encoded once, behind the address's own path.
 
 ``wake_url`` is POSTed to, with the credentials, when nothing answers; without one somebody else has to start what
 sleeps, and requests are held until it does. Credentials go nowhere but there.

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -75,7 +75,8 @@ class _Status(msgspec.Struct, rename="camel"):
     replicas: int = 0
     """Wanted."""
     available_replicas: int = 0
-    labels: dict[str, str] | None = None
+    labels: Any = None
+    """Strings by string; whatever a tenant brings to stand here does not keep the counts from being read."""
 
 
 class OpenFaasBackend:
@@ -247,8 +248,10 @@ def _has_mark(fields: Fields) -> bool:
 
 
 def _minimum(status: _Status) -> int:
-    label = (status.labels or {}).get(_MIN_LABEL, "")
-    return min(max(int(label), 1), _MAX_MIN) if label.isascii() and label.isdigit() and len(label) <= 9 else 1
+    label = status.labels.get(_MIN_LABEL) if isinstance(status.labels, dict) else None
+    if not isinstance(label, str) or not label.isascii() or not label.isdigit() or len(label) > 9:
+        return 1
+    return min(max(int(label), 1), _MAX_MIN)
 
 
 def _takes_two_encodings(place: Place) -> bool:

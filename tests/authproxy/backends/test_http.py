@@ -7,6 +7,7 @@ import json
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from aiohttp import encode_basic_auth
@@ -195,18 +196,23 @@ async def test_silence_of_one_that_was_ready_cannot_be_known(service: FakeHttpSe
     await made.close()
 
 
-async def test_a_port_that_takes_no_connection_in_time_is_not_ready(service: FakeHttpService) -> None:
-    """A full queue of connections is silence, too."""
-    with socket.socket() as full, socket.socket() as first, socket.socket() as second:
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        for filler in (first, second):
-            filler.setblocking(False)
-            filler.connect_ex(full.getsockname())
-        await asyncio.sleep(0.05)
-        made = backend(f"http://127.0.0.1:{full.getsockname()[1]}")
-        assert await made.readiness("acme", "f") == Readiness(0)
-        await made.close()
+async def test_a_port_that_takes_no_connection_in_time_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full queue of connections is silence, too; what it is of depends on what was known before."""
+    is_full = True
+
+    async def connect(*_: Any, **__: Any) -> tuple[None, Mock]:
+        if is_full:
+            await asyncio.Event().wait()
+        return None, Mock()
+
+    monkeypatch.setattr(asyncio, "open_connection", connect)
+    made = backend("http://127.0.0.1:1")
+    assert await made.readiness("acme", "f") == Readiness(0)
+    is_full = False
+    assert await made.readiness("acme", "f") == Readiness(1)
+    is_full = True
+    with pytest.raises(BackendUnavailable):
+        await made.readiness("acme", "f")
 
 
 @pytest.mark.parametrize("probe", [None, "/health"])
