@@ -196,16 +196,17 @@ class ClientConnection(RequestHandler):
         if self._exchange is None and not self._messages and not self._head_bytes:
             self.force_close()
 
-    def refuse_draining(self) -> None:
-        """There is no time left: what has not been answered yet is refused."""
+    def refuse_draining(self) -> bool:
+        """There is no time left: what has not been answered yet is refused. Whether there was such a request."""
         exchange = self._exchange
         if exchange is None or exchange.is_over or exchange.has_started:
-            return
+            return False
         self._delivery.refuse_draining(exchange)
         if not exchange.has_task:
             self._wake()
         elif self._task_handler is not None:
             self._task_handler.cancel()
+        return True
 
     @property
     def spool(self) -> Spool:
