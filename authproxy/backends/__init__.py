@@ -11,28 +11,22 @@ import asyncio
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
-from typing import Final, cast
+from typing import Final
 
 from authproxy.backends.backend import Backend, Factory, Readiness, ReadSecret
+from authproxy.backends.http import HttpBackend
+from authproxy.backends.knative import KnativeBackend
 from authproxy.backends.openfaas import OpenFaasBackend
+from authproxy.backends.riff import RiffBackend
 from authproxy.upstream.departure import Address, Destination
 from policies.errors import CannotKnow, SettingsError
 from policies.tables import BackendKind, BackendSpec
 
-
-def _late(module: str, name: str) -> Factory:
-    def make(spec: BackendSpec, read_secret: ReadSecret) -> Backend:
-        return cast(Factory, getattr(import_module(module), name))(spec, read_secret)
-
-    return make
-
-
 KINDS: Final[Mapping[BackendKind, Factory]] = {
     "openfaas": OpenFaasBackend,
-    "knative": _late("authproxy.backends.knative", "KnativeBackend"),
-    "riff": _late("authproxy.backends.riff", "RiffBackend"),
-    "http": _late("authproxy.backends.http", "HttpBackend"),
+    "knative": KnativeBackend,
+    "riff": RiffBackend,
+    "http": HttpBackend,
 }
 """How a platform of each kind is spoken to."""
 

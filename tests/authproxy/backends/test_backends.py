@@ -83,6 +83,8 @@ def test_credentials_that_cannot_be_had_keep_the_old_backends(content: bytes | N
     "made",
     [
         BackendSpec("faas", "openfaas", "http://gateway:8080", None),
+        BackendSpec("faas", "knative", "http://ingress:80", None, domain="example.com"),
+        BackendSpec("faas", "riff", "http://gateway:8080", None),
         BackendSpec("faas", "http", "http://{function}.{namespace}:8080", None),
     ],
     ids=lambda made: made.kind,
