@@ -21,6 +21,7 @@ from typing import Final
 
 from authproxy.audit import configure_logging, get_logger
 from authproxy.edges.admin import AdminEdge
+from authproxy.edges.jobs import Jobs
 from authproxy.edges.public import PublicEdge
 from authproxy.edges.tls import TlsFiles
 from authproxy.gate.build import Parts, build_parts
@@ -41,6 +42,7 @@ class App:
         self._parts: Parts | None = None
         self._public: PublicEdge | None = None
         self._admin: AdminEdge | None = None
+        self._jobs: Jobs | None = None
         self._is_ready = False
         self._log = get_logger("app")
         self.public_address: tuple[str, int] = ("", 0)
@@ -56,10 +58,12 @@ class App:
         tls, token = _read_files(settings)
         self._parts = parts = await build_parts(settings)
         try:
+            self._jobs = _jobs(parts, settings)
             self._public = PublicEdge(
                 parts.gate,
                 parts.pool,
                 pages=_pages(parts, settings),
+                jobs=self._jobs,
                 metrics=parts.metrics,
                 keepalive_s=settings.keepalive,
                 body_timeout_s=settings.body_timeout,
@@ -96,9 +100,11 @@ class App:
         parts.gate.drain()
         parts.activator.drain()
         await parts.folder.stop()
-        if self._public is not None:
-            patience_s = self._settings.drain if drain_s is None else drain_s
-            await self._public.stop(patience_s, before_cut=parts.activator.close)
+        patience_s = self._settings.drain if drain_s is None else drain_s
+        await asyncio.gather(
+            *([] if self._jobs is None else [self._jobs.stop(patience_s)]),
+            *([] if self._public is None else [self._public.stop(patience_s, before_cut=parts.activator.close)]),
+        )
         parts.live.cut_all()
         await parts.close()
         if self._admin is not None:
@@ -147,6 +153,19 @@ async def _bound(setting: str, address: tuple[str, int], starting: Awaitable[tup
         raise SettingsError([f"{setting}: {address[0]}:{address[1]} cannot be listened on: {why}"]) from None
 
 
+def _jobs(parts: Parts, settings: Settings) -> Jobs:
+    metrics = parts.metrics
+    return Jobs(
+        parts.gate,
+        parts.pool,
+        parts.results,
+        parts.callbacks,
+        lambda tenant, outcome: metrics.results_total.add((tenant, outcome)),
+        open_account=parts.activator.open_account,
+        allow_loopback_http=settings.allow_loopback_http,
+    )
+
+
 def _pages(parts: Parts, settings: Settings) -> Pages:
     identity = parts.identity
     return Pages(
@@ -159,6 +178,7 @@ def _pages(parts: Parts, settings: Settings) -> Pages:
         revocations=identity.revocations,
         sealer=identity.sealer,
         store=parts.store,
+        results=parts.results,
         allow_loopback_http=settings.allow_loopback_http,
         metrics=parts.metrics,
     )

@@ -14,8 +14,12 @@ from typing import Final
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from authproxy.activator import Activator
+from authproxy.activator.cluster import Cluster, LocalCluster
+from authproxy.activator.cluster_redis import RedisCluster
 from authproxy.audit import Audit, get_logger
 from authproxy.backends import Backends
+from authproxy.callbacks.post import CallbackHttp
+from authproxy.callbacks.sender import Callbacks
 from authproxy.gate.build_checks import Doubts, unshared_sessions, unusable_secrets
 from authproxy.gate.build_identity import IdentityParts, build_identity
 from authproxy.gate.gate import Gate
@@ -31,10 +35,14 @@ from authproxy.limits.redis import RedisStore
 from authproxy.limits.store import LimitStore
 from authproxy.metrics import Metrics
 from authproxy.policy_folder import FolderUnreadable, PolicyFolder
+from authproxy.results.memory import MemoryResults
+from authproxy.results.redis import RedisResults
+from authproxy.results.store import ResultStore
 from authproxy.settings import Settings
 from authproxy.upstream.pool import Pool
 from authproxy.version import VERSION
 from policies.errors import SettingsError
+from policies.held_bytes import HeldBytes
 from policies.tables import PolicySet
 
 _SPARE_DESCRIPTORS: Final = 256
@@ -49,6 +57,9 @@ class Parts:
     folder: PolicyFolder
     pool: Pool
     activator: Activator
+    cluster: Cluster
+    results: ResultStore
+    callbacks: Callbacks
     backends: Backends
     identity: IdentityParts
     identifier: Identifier
@@ -62,7 +73,17 @@ class Parts:
         async with AsyncExitStack() as ends:
             if self.audit is not None:
                 ends.callback(self.audit.close)
-            for part in (self.backends, self.store, self.identity, self.pool, self.activator, self.live):
+            for part in (
+                self.backends,
+                self.store,
+                self.identity,
+                self.results,
+                self.cluster,
+                self.pool,
+                self.callbacks,
+                self.activator,
+                self.live,
+            ):
                 ends.push_async_callback(part.close)
 
 
@@ -107,7 +128,7 @@ async def build_parts(settings: Settings, edge: str = "proxy") -> Parts:
     folder.before_swap(unreachable)
 
     identity = build_identity(settings, secrets, metrics, redis_url)
-    doubts = Doubts(secrets, identity.keys)
+    doubts = Doubts(secrets, identity.keys, has_redis=redis_url is not None)
 
     def doubtful(candidate: PolicySet) -> list[str]:
         """Said in the log; no mistakes."""
@@ -124,10 +145,18 @@ async def build_parts(settings: Settings, edge: str = "proxy") -> Parts:
     metrics.live_exchanges.read(lambda: len(live))
     identity.revocations.on_change(live.recheck_soon)
     identifier = Identifier(identity.callers, store)
+    cluster, results = _open_shared(settings, metrics, redis_url)
+    await cluster.start()
+    callbacks = Callbacks(
+        CallbackHttp(allow_loopback_http=settings.allow_loopback_http),
+        lambda tenant, outcome: metrics.callbacks_total.add((tenant, outcome)),
+    )
     activator = Activator(
         backends,
         spend_wake=WakeBudget(store, time.time).spend,
         metrics=metrics,
+        cluster=cluster,
+        held_bytes=HeldBytes(settings.max_held_bytes),
         max_held=settings.max_held,
     )
     gate = Gate(
@@ -143,7 +172,22 @@ async def build_parts(settings: Settings, edge: str = "proxy") -> Parts:
         assertion=identity.assertions.block,
     )
     pool = Pool(max_total=settings.max_upstream_connections, metrics=metrics)
-    return Parts(gate, folder, pool, activator, backends, identity, identifier, store, live, metrics, audit)
+    return Parts(
+        gate,
+        folder,
+        pool,
+        activator,
+        cluster,
+        results,
+        callbacks,
+        backends,
+        identity,
+        identifier,
+        store,
+        live,
+        metrics,
+        audit,
+    )
 
 
 def _open_audit(settings: Settings, metrics: Metrics) -> Audit | None:
@@ -185,6 +229,21 @@ async def _open_store(settings: Settings, metrics: Metrics, url: str | None) -> 
         raise SettingsError([f"redis: {error}"]) from None
     await store.start()
     return store
+
+
+def _open_shared(settings: Settings, metrics: Metrics, url: str | None) -> tuple[Cluster, ResultStore]:
+    """What Porteros agree on while functions wake, and where results of deferred requests are kept."""
+    results: ResultStore
+    cluster: Cluster
+    if url is None:
+        cluster, results = LocalCluster(), MemoryResults()
+    else:
+        cluster = RedisCluster(url, is_cluster=settings.redis_cluster, on_failure=metrics.cluster_failures_total.add)
+        results = RedisResults(url, is_cluster=settings.redis_cluster)
+    metrics.results.read(lambda: results.sizes().pending, ("pending",))
+    metrics.results.read(lambda: results.sizes().done, ("done",))
+    metrics.result_bytes.read(lambda: results.sizes().bytes)
+    return cluster, results
 
 
 def _check_descriptors(settings: Settings) -> None:

@@ -61,11 +61,18 @@ def unshared_sessions(policies: PolicySet, *, has_redis: bool) -> list[str]:
     ]
 
 
+def _shares_concurrency(tenant: TenantTable) -> bool:
+    table = tenant.functions
+    named = [*table.exact.values(), *(spec for _, specs in table.prefixes for spec in specs.values())]
+    return any(spec.is_concurrency_shared for spec in named)
+
+
 class Doubts:
     """Says in the log what is served all the same and is hardly meant; each sentence once while it holds."""
 
-    def __init__(self, secrets: Secrets, keys: KeyFolder) -> None:
+    def __init__(self, secrets: Secrets, keys: KeyFolder, *, has_redis: bool = False) -> None:
         self._secrets = secrets
+        self._has_redis = has_redis
         self._is_ephemeral = keys.is_ephemeral
         self._is_signing = keys.key_set() is not None
         self._said: frozenset[str] = frozenset()
@@ -89,6 +96,8 @@ class Doubts:
         for tenant in policies.tenants.values():
             if tenant.api_keys:
                 yield from self._of_api_keys(tenant, now)
+            if not self._has_redis and _shares_concurrency(tenant):
+                yield f"{tenant.where}: concurrency_scope: cluster counts this Portero alone", "--redis URL"
 
     def _of_api_keys(self, tenant: TenantTable, now: float) -> Iterator[tuple[str, str]]:
         try:

@@ -54,6 +54,7 @@ from policies.request import AccessRequest, Head, HeadMemo, TrustedPeers, read_h
 from policies.tables import Place, PolicySet, TenantTable
 from policies.tenancy import resolve, tenant_of
 from policies.upstream_identity import answer_block, request_block
+from policies.waiting_page import as_waiting_page
 
 Judging = Generator[Need, Any, Decision]
 
@@ -451,6 +452,8 @@ class Gate:
             location = login_location(case.request, refusal, tenant_of(case.request.host, case.policies))
             if location is not None:
                 document = login_redirect(refusal, location, case.request_id)
+        if isinstance(refusal, Deny) and refusal.comes_back:
+            document = as_waiting_page(document, case.request_id)
         self._recorder.refused(refusal, document.status, case, self._clock())
         return Refused(_with_cookie(document, case.principal), case.request_id)
 
