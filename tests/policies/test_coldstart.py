@@ -17,6 +17,7 @@ from policies.coldstart_events import (
     AskFailed,
     AskReadiness,
     Awoke,
+    Bounds,
     Closed,
     Command,
     Finished,
@@ -39,8 +40,11 @@ NOW = 1_700_000_000.0
 
 
 def arrived(ticket: int, now: float, *, tenant: str = "acme", wait_s: float = 30.0, **changed: Any) -> Arrived:
-    terms: dict[str, Any] = {"max_held": 10_000, "tenant_ceiling": 10_000, "concurrency": None}
-    return Arrived(Waiter(ticket, tenant, "ana", now + wait_s), now, **(terms | changed))
+    caller = {name: changed.pop(name) for name in ("flow", "weight", "tenant_weight") if name in changed}
+    bounds = {"max_held": 10_000, "max_held_per_caller": None, "tenant_ceiling": 10_000}
+    bounds |= {name: changed.pop(name) for name in tuple(bounds) if name in changed}
+    waiter = Waiter(ticket, tenant, deadline=now + wait_s, **({"flow": "ana"} | caller))
+    return Arrived(waiter, now, Bounds(**bounds), **({"concurrency": None} | changed))
 
 
 def asleep(ledger: Ledger | None = None) -> Room:
