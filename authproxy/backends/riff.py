@@ -71,6 +71,8 @@ class RiffBackend:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         mistakes = [f"{name}: riff has none" for name in ("credentials", "domain", "cluster") if getattr(spec, name)]
+        if "{" in spec.url:
+            mistakes.append(f"{spec.url!r}: one gateway serves all functions; expected no template")
         self.name = spec.name
         self._url = spec.url.rstrip("/")
         try:
@@ -108,7 +110,8 @@ class RiffBackend:
 
     async def wake(self, namespace: str, function: str) -> None:
         """See ``Backend.wake``: nothing to do, the message itself wakes."""
-        await self.readiness(namespace, function)
+        if not (await self.readiness(namespace, function)).does_exist:
+            raise BackendUnavailable(f"{self.name}: there is no such function")
 
     async def probe(self, namespace: str, function: str, path: str | None) -> bool:
         """See ``Backend.probe``: the gateway is asked, because a function would take a message for work to do."""
