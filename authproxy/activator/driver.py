@@ -1,20 +1,28 @@
 """
 Drives the waiting room of one function: feeds it what happens and does what it says.
 
-Everything is decided by ``policies.coldstart``; here are the futures, the timer and the two calls to the platform. A
-task lives only as long as such a call; between calls there is at most one timer, and an idle function has neither.
+Everything is decided by ``policies.coldstart``; here are the futures, the timer and the calls to platform and cluster.
+A task lives only as long as such a call, or as a wake; between them there is at most one timer, and an idle function
+has neither.
+
+Longer than other modules: whoever feeds a room obeys it, and both stand here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple, assert_never
 
+from authproxy.activator.cluster import Cluster, SlotPool
+from authproxy.activator.probe import FunctionKey, Prober, ReadinessCheck
+from authproxy.activator.waking import SpendWake, Waking
 from authproxy.backends.backend import Backend
 from authproxy.metrics import Metrics
+from authproxy.upstream.held_body import BodyAccount, HoldableBody
 from policies.coldstart import Room
 from policies.coldstart_events import (
     Arrived,
@@ -30,22 +38,25 @@ from policies.coldstart_events import (
     ReadinessSeen,
     Refuse,
     Release,
+    SlotsHeld,
     Tick,
+    Unreached,
     Wake,
-    WakeDenied,
     WakeFailed,
     WakeSucceeded,
+    WantSlots,
 )
 from policies.decision import Deny, Reason
 from policies.errors import BackendUnavailable, CannotKnow
+from policies.retry_budget import RetryBudget
 from policies.tables import Place
-from policies.waiting import Waiter
 
 _MIN_DELAY_S: Final = 0.001
 """Two clocks never agree: a timer may fire a little before its tick is due."""
 _REPORT_EVERY_S: Final = 30.0
 _DETAILS: Final[Mapping[Reason, str]] = {
     Reason.FUNCTION_UNKNOWN: "there is no such function",
+    Reason.FUNCTION_ASLEEP: "the function sleeps, and this request does not wake it",
     Reason.QUEUE_FULL: "too many requests wait for this function to be ready",
     Reason.OVERLOADED: "too many requests wait for functions to be ready",
     Reason.COLD_START_TIMEOUT: "the function was not ready in time",
@@ -54,18 +65,18 @@ _DETAILS: Final[Mapping[Reason, str]] = {
     Reason.DRAINING: "this server is shutting down",
 }
 
-SpendWake = Callable[[Place], Awaitable[Deny | None]]
-"""Takes one wake on a tenant's account; the refusal (429 ``wake-limited``) when there is none left, and takes none."""
-
 log = logging.getLogger(__name__)
 
 
-class FunctionKey(NamedTuple):
-    """Which function, whatever tenants call it."""
+class Grant(NamedTuple):
+    """A held request may leave: it has one place in flight, until ``Activator.finished``."""
 
-    backend: str
-    namespace: str
-    function: str
+    ticket: int
+    is_cold: bool
+    """Its function was asleep while it was held."""
+    held_s: float
+    released_at: float
+    """By the activator's clock."""
 
 
 @dataclass(slots=True)
@@ -74,6 +85,8 @@ class Tools:
 
     backends: Mapping[str, Backend]
     metrics: Metrics
+    cluster: Cluster
+    prober: Prober
     spend_wake: SpendWake | None
     clock: Callable[[], float]
     jitter: Callable[[], float]
@@ -81,8 +94,14 @@ class Tools:
 
 @dataclass(slots=True)
 class _Held:
-    answer: asyncio.Future[Deny | None]
+    answer: asyncio.Future[Grant | Deny]
     tenant: str
+    since: float
+    is_deferred: bool
+    naps: int
+    """As ``Driver._naps`` was, one less if the function was asleep already."""
+    failure: Deny | None = None
+    """Of its body, when that came too late to end the wait."""
 
 
 class Driver:
@@ -90,116 +109,256 @@ class Driver:
 
     __slots__ = (
         "_calls",
+        "_check",
         "_due",
+        "_events",
         "_held",
+        "_is_asleep",
         "_is_closed",
+        "_is_feeding",
         "_key",
+        "_naps",
         "_places",
+        "_pool",
+        "_probe_path",
+        "_put_off",
         "_reported_at",
+        "_retries",
         "_timer",
         "_tools",
-        "_wake_refusal",
+        "_waking",
+        "cluster_key",
+        "does_exist",
+        "held_deferred",
         "room",
+        "sent",
     )
 
     def __init__(self, key: FunctionKey, room: Room, tools: Tools) -> None:
         self.room = room
+        self.cluster_key = "function:" + "/".join(key)
+        self.sent = 0
+        """Requests let in by the hot path since ``_retries`` was told last."""
+        self.held_deferred = 0
+        """Of those who wait, whom nobody waits for."""
+        self.does_exist = False
+        """The platform has heard of it: its name is no guess."""
         self._key = key
         self._tools = tools
         self._held: dict[int, _Held] = {}
         self._places: dict[str, Place] = {}
         """Tenant -> a place of its, on whose account a wake may be."""
+        self._probe_path: str | None = None
+        self._check = ReadinessCheck(key, tools.prober)
+        self._waking = Waking(self.cluster_key, tools.cluster, tools.metrics, tools.spend_wake, tools.clock)
+        self._put_off: Wake | None = None
+        """A wake that was not called for, because the platform said that a replica was up."""
+        self._pool: SlotPool | None = None
+        self._retries = RetryBudget()
         self._calls: set[asyncio.Task[None]] = set()
+        self._events: deque[Event] = deque()
+        self._is_feeding = False
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         self._is_closed = False
-        self._wake_refusal: Deny | None = None
+        self._is_asleep = False
+        self._naps = 0
+        """How often an answer was "asleep"."""
         self._reported_at = float("-inf")
 
-    async def hold(self, ticket: int, place: Place, flow: str) -> Deny | None:
-        """See ``Activator.hold``."""
-        now, tenant, spec = self._tools.clock(), place.tenant.name, place.spec
-        answer: asyncio.Future[Deny | None] = asyncio.get_running_loop().create_future()
-        self._held[ticket] = _Held(answer, tenant)
+    # -- requests ----------------------------------------------------------------------------------------------------
+
+    async def hold(
+        self, place: Place, arrived: Arrived, body: HoldableBody | None, account: Callable[[], BodyAccount]
+    ) -> Grant | Deny:
+        """See ``Activator.hold``; ``account`` opens what ``body`` is read at the expense of."""
+        ticket, tenant, now = arrived.waiter.ticket, arrived.waiter.tenant, arrived.now
+        if self._is_closed:
+            return Deny(Reason.DRAINING, retry_after_s=1, tenant=tenant)
+        naps = self._naps - 1 if self._is_asleep else self._naps
+        held = _Held(asyncio.get_running_loop().create_future(), tenant, now, arrived.is_deferred, naps)
+        self._held[ticket] = held
+        self.held_deferred += held.is_deferred
         self._places[tenant] = place
-        waiter = Waiter(ticket, tenant, flow, now + spec.cold_start.max_wait_s)
-        self.feed(Arrived(waiter, now, spec.cold_start.max_held, place.tenant.ceilings.held, spec.concurrency))
-        if answer.done():
-            return answer.result()
+        self._probe_path = place.spec.cold_start.probe
+        self.feed(arrived)
+        if held.answer.done():
+            return held.answer.result()
         metrics = self._tools.metrics
         metrics.held_requests.add((tenant,), 1)
         try:
-            return await answer
-        except asyncio.CancelledError:
-            metrics.holds_abandoned_total.add((tenant,))
-            if self._held.pop(ticket, None) is not None:
-                self.feed(Left(ticket, self._tools.clock()))
-            elif not answer.cancelled() and answer.result() is None:  # let in, and gone before it could go in
-                self.feed(Finished(self._tools.clock()))
+            answer = await self._wait(ticket, held, body, account)
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError):
+                metrics.holds_abandoned_total.add((tenant,))
+            self._withdraw(ticket, held)
             raise
         finally:
             metrics.held_requests.add((tenant,), -1)
             metrics.hold_duration_seconds.observe(max(0.0, self._tools.clock() - now), (tenant,))
+        if isinstance(answer, Grant):
+            metrics.holds_released_total.add((tenant,))
+        return answer
+
+    def may_retry(self, now: float) -> bool:
+        """Take one retry of the budget, if there is one left."""
+        self._tell_sent(now)
+        return self._retries.may_retry(now)
+
+    def unreached(self) -> None:
+        """See ``Activator.failed``."""
+        self._check.doubt()
+        self.feed(Unreached(self._tools.clock()))
+
+    @property
+    def held_now(self) -> int:
+        """Requests that wait and that somebody waits for."""
+        return len(self._held) - self.held_deferred
+
+    def held_by_tenant(self) -> dict[str, int]:
+        """Requests that wait now, of each tenant that has any."""
+        counts: dict[str, int] = {}
+        for held in self._held.values():
+            counts[held.tenant] = counts.get(held.tenant, 0) + 1
+        return counts
+
+    async def _wait(
+        self, ticket: int, held: _Held, body: HoldableBody | None, account: Callable[[], BodyAccount]
+    ) -> Grant | Deny:
+        """Wait for the answer, the body being read meanwhile; when this ends, however it does, it is not any more."""
+        if body is None:
+            return await held.answer
+        try:
+            body.start(account(), lambda refusal: self._body_failed(ticket, held, refusal))
+            answer = await held.answer
+        finally:
+            await body.stop()
+        if held.failure is not None and isinstance(answer, Grant):
+            self.feed(Finished(self._tools.clock(), ticket))
+            return held.failure
+        return answer
+
+    def _body_failed(self, ticket: int, held: _Held, refusal: Deny) -> None:
+        self._tools.metrics.holds_refused_total.add((held.tenant, refusal.reason.value))
+        if ticket not in self._held:  # answered, and not yet back from waiting
+            held.failure = refusal
+            return
+        self._take(ticket)
+        self.feed(Left(ticket, self._tools.clock()))
+        if not held.answer.done():
+            held.answer.set_result(refusal)
+
+    def _withdraw(self, ticket: int, held: _Held) -> None:
+        """Who waited has gone: out of the line, or what was given comes back."""
+        now = self._tools.clock()
+        if ticket in self._held:
+            self._take(ticket)
+            self.feed(Left(ticket, now))
+        elif not held.answer.cancelled() and isinstance(held.answer.result(), Grant):
+            self.feed(Finished(now, ticket))
+
+    def _take(self, ticket: int) -> _Held:
+        """Whoever has this ticket waits no longer."""
+        held = self._held.pop(ticket)
+        self.held_deferred -= held.is_deferred
+        return held
+
+    # -- the room ----------------------------------------------------------------------------------------------------
 
     def feed(self, event: Event) -> None:
-        """Tell the room what happened and do what it says; never raises for what the world does."""
+        """
+        Tell the room what happened and do what it says; never raises for what the world does.
+
+        What comes of that is fed after it, in its order and not within: ten thousand who leave in one moment are ten
+        thousand turns of a loop, not of the stack.
+        """
         if self._is_closed:
             return
-        returned = sum(map(self._obey, self.room.on(event)))
+        self._events.append(event)
+        if self._is_feeding:
+            return
+        self._is_feeding = True
+        self.room.sharers = self._tools.cluster.sharers
+        try:
+            while self._events:
+                for command in self.room.on(self._events.popleft()):
+                    self._obey(command)
+        finally:
+            self._is_feeding = False
         self._set_timer()
-        for _ in range(returned):
-            self.feed(Finished(self._tools.clock()))
 
     def forget(self) -> None:
         """Nobody needs this function's room any more; it must be idle."""
         self._is_closed = True
         if self._timer is not None:
             self._timer.cancel()
+        if self._pool is not None:
+            self._pool.close()
 
     async def close(self) -> None:
         """Refuse whoever waits, end calls and timer."""
         self.feed(Closed(self._tools.clock()))
         self.forget()
-        for call in self._calls:
+        calls = tuple(self._calls)
+        for call in calls:
             call.cancel()
-        await asyncio.gather(*self._calls, return_exceptions=True)
+        await asyncio.gather(*calls, return_exceptions=True)
+        await self._waking.end()
 
-    # -- commands ----------------------------------------------------------------------------------------------------
-
-    def _obey(self, command: Command) -> bool:
-        """Do it; True when a place in flight was given to somebody who has gone."""
+    def _obey(self, command: Command) -> None:
         match command:
             case Release(ticket):
-                return not self._release(self._held.pop(ticket))
+                self._release(ticket, self._take(ticket))
             case Refuse(ticket, reason, retry_after_s):
-                self._refuse(self._held.pop(ticket), reason, retry_after_s)
+                self._refuse(self._take(ticket), reason, retry_after_s)
             case AskReadiness():
                 self._call(self._ask())
-            case Wake(tenant, is_retry):
-                self._call(self._wake(tenant, is_retry=is_retry))
+            case Wake():
+                self._call(self._wake(command))
             case Awoke(tenant, cold_start_s):
-                outcome = "timeout" if cold_start_s is None else "ready"
-                self._tools.metrics.wake_results_total.add((tenant, outcome))
-                if cold_start_s is not None:
-                    self._tools.metrics.cold_start_seconds.observe(cold_start_s, (tenant,))
+                self._awoke(tenant, cold_start_s)
+            case WantSlots(in_use, wanted, capacity):
+                if self._pool is None:
+                    self._pool = self._tools.cluster.slots(self.cluster_key, self._slots_held)
+                self._pool.want(in_use, wanted, capacity)
             case _:
                 assert_never(command)
-        return False
 
-    def _release(self, held: _Held) -> bool:
+    def _release(self, ticket: int, held: _Held) -> None:
+        now = self._tools.clock()
         if held.answer.done():  # cancelled, but its task has not run yet
-            return False
-        held.answer.set_result(None)
-        return True
+            self.feed(Finished(now, ticket))
+        else:
+            self._retries.sent(now)
+            held.answer.set_result(Grant(ticket, held.naps != self._naps, max(0.0, now - held.since), now))
 
     def _refuse(self, held: _Held, reason: Reason, retry_after_s: int | None) -> None:
         if held.answer.done():
             return
         self._tools.metrics.holds_refused_total.add((held.tenant, reason.value))
         refusal = Deny(reason, detail=_DETAILS.get(reason, ""), retry_after_s=retry_after_s, tenant=held.tenant)
-        if reason is Reason.WAKE_LIMITED and self._wake_refusal is not None:  # in the words of the limit itself
-            refusal = self._wake_refusal
+        if reason is Reason.WAKE_LIMITED and self._waking.refusal is not None:  # in the words of the limit itself
+            refusal = self._waking.refusal
         held.answer.set_result(refusal)
+
+    def _awoke(self, tenant: str, cold_start_s: float | None) -> None:
+        self._put_off = None
+        if self._waking.was_called:
+            outcome = "timeout" if cold_start_s is None else "ready"
+            self._tools.metrics.wake_results_total.add((tenant, outcome))
+        if cold_start_s is not None:
+            self._tools.metrics.cold_start_seconds.observe(cold_start_s, (tenant,))
+        self._call(self._waking.end())
+
+    def _slots_held(self, count: int) -> None:
+        self.feed(SlotsHeld(count, self._tools.clock()))
+
+    def _tell_sent(self, now: float) -> None:
+        sent, self.sent = self.sent, 0
+        if sent:
+            self._retries.sent(now, sent)
+
+    # -- calls -------------------------------------------------------------------------------------------------------
 
     def _call(self, call: Coroutine[object, object, None]) -> None:
         task = asyncio.get_running_loop().create_task(call)
@@ -208,31 +367,40 @@ class Driver:
 
     async def _ask(self) -> None:
         try:
-            readiness = await self._backend().readiness(self._key.namespace, self._key.function)
+            readiness = await self._check.ask(self._backend(), self._probe_path)
         except Exception as error:  # noqa: BLE001 - those who wait need an answer even when a backend has a defect
             self._report("ask", error)
             self.feed(AskFailed(self._tools.clock(), self._tools.jitter()))
             return
         now = self._tools.clock()
+        self._tell_sent(now)
+        self.does_exist = readiness.does_exist
+        self._is_asleep = not readiness.does_exist or readiness.ready_replicas <= 0
+        if self._is_asleep:
+            self._naps += 1
+            if self._put_off is not None and not self._check.is_up:  # it was up, and would not answer; now it is gone
+                self._call(self._wake(self._put_off))
         self.feed(ReadinessSeen(readiness.ready_replicas, now) if readiness.does_exist else Missing(now))
 
-    async def _wake(self, tenant: str, *, is_retry: bool) -> None:
-        metrics = self._tools.metrics
+    async def _wake(self, wake: Wake) -> None:
+        """
+        Call for a replica, unless the platform says that one is up, which is only waited for to answer: to ask for one
+        replica of a function that has five would end four of them.
+        """
+        self._put_off = wake if self._check.is_up else None
+        if self._put_off is not None:
+            self.feed(WakeSucceeded(self._tools.clock()))
+            return
         try:
-            if self._tools.spend_wake is not None and not is_retry:
-                refusal = await self._tools.spend_wake(self._places[tenant])
-                if refusal is not None:
-                    self._wake_refusal = refusal
-                    self.feed(WakeDenied(tenant, refusal.retry_after_s or 1, self._tools.clock()))
-                    return
-            metrics.wakes_total.add((tenant,))
-            await self._backend().wake(self._key.namespace, self._key.function)
+            woken = await self._waking.call(self._places[wake.tenant], self._wake_replica, is_retry=wake.is_retry)
         except Exception as error:  # noqa: BLE001 - the same, be the defect in a backend or in a store
             self._report("wake", error)
-            metrics.wake_results_total.add((tenant, "failed"))
             self.feed(WakeFailed(self._tools.clock(), self._tools.jitter()))
             return
-        self.feed(WakeSucceeded(self._tools.clock()))
+        self.feed(woken)
+
+    async def _wake_replica(self) -> None:
+        await self._backend().wake(self._key.namespace, self._key.function)
 
     def _report(self, what: str, error: Exception) -> None:
         """One line now and then, however often it fails; with a traceback when it is a defect and no outage."""

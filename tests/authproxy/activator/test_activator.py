@@ -4,76 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from authproxy.activator import Activator, SpendWake
+from authproxy.activator import Activator
 from authproxy.activator import activator as module
 from authproxy.backends.backend import Backend, Readiness
-from authproxy.backends.openfaas import OpenFaasBackend
 from authproxy.metrics import Metrics
 from policies.coldstart import STARTING_CONCURRENCY
 from policies.decision import Deny, Reason
-from policies.principal import Principal, anonymous
-from policies.request import AccessRequest, Head, TrustedPeers, read_head
-from policies.tables import BackendSpec, Ceilings, Place
-from tests.fakes.openfaas import FakeOpenFaas
+from policies.principal import anonymous
+from policies.tables import Ceilings, Place
+from tests.authproxy.activator.front import ANA, FUNCTION, KEY, REQUEST, front, let_in, refused, until
 from tests.fakes.places import place, tenant
-
-ANA = Principal("login", "ana")
-FUNCTION = "survey-report"
-KEY = f"{FUNCTION}.acme"
-
-
-def _request() -> AccessRequest:
-    head = Head("GET", b"/", [(b"Host", b"acme.localhost")], (1, 1), "127.0.0.1", "http")
-    read = read_head(head, TrustedPeers(()))
-    assert isinstance(read, AccessRequest)
-    return read
-
-
-REQUEST = _request()
-
-
-class Front:
-    """An activator in front of a platform, and a caller of it."""
-
-    def __init__(self, faas: FakeOpenFaas, spend_wake: SpendWake | None, max_held: int) -> None:
-        self.faas = faas
-        self.backend = OpenFaasBackend(BackendSpec("faas", "openfaas", faas.url, None), timeout_s=0.4)
-        self.metrics = Metrics()
-        self.activator = Activator(
-            {"faas": self.backend}, self.metrics, spend_wake=spend_wake, max_held=max_held, jitter=lambda: 0.0
-        )
-
-    async def enter(self, at: Place) -> Deny | None:
-        """As the gate does: at once if that may be, else held."""
-        if self.activator.ready_now(at):
-            return None
-        return await self.activator.hold(at, ANA, REQUEST)
-
-    def hold(self, at: Place, **how: Any) -> asyncio.Task[Deny | None]:
-        return asyncio.create_task(self.activator.hold(at, ANA, REQUEST, **how))
-
-
-@asynccontextmanager
-async def front(*, spend_wake: SpendWake | None = None, max_held: int = 10_000) -> AsyncIterator[Front]:
-    async with FakeOpenFaas() as faas:
-        made = Front(faas, spend_wake, max_held)
-        yield made
-        await made.activator.close()
-        await made.backend.close()
-        assert made.activator.held == 0
-
-
-async def until(condition: Any, within_s: float = 3.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        await asyncio.sleep(0.005)
 
 
 async def test_a_thousand_requests_at_one_sleeping_function_make_one_wake() -> None:
@@ -84,13 +28,13 @@ async def test_a_thousand_requests_at_one_sleeping_function_make_one_wake() -> N
 
         async def call() -> None:
             nonlocal in_flight, most
-            assert await made.enter(at) is None
+            grant = let_in(await made.enter(at))
             assert made.faas.awake[KEY] == 1, "let in before the function was ready"
             in_flight += 1
             most = max(most, in_flight)
             await asyncio.sleep(0.002)
             in_flight -= 1
-            made.activator.finished(at)
+            made.leave(at, grant)
 
         await asyncio.gather(*(call() for _ in range(1000)))
         assert made.faas.wake_calls == [KEY]
@@ -108,7 +52,7 @@ async def test_a_warm_function_costs_no_call_a_request() -> None:
     async with front() as made:
         made.faas.add(FUNCTION, "acme")
         at = place(FUNCTION)
-        assert await made.enter(at) is None
+        let_in(await made.enter(at))
         started, entered = time.monotonic(), 1
         while time.monotonic() - started < 1.5:
             for _ in range(100):
@@ -127,10 +71,9 @@ async def test_a_client_that_leaves_frees_its_place_at_once() -> None:
         at = place(FUNCTION, max_held=1)
         first = made.hold(at)
         await until(lambda: made.activator.held == 1)
-        refused = await made.activator.hold(at, ANA, REQUEST)
-        assert isinstance(refused, Deny)
-        assert refused.reason is Reason.QUEUE_FULL
-        assert refused.retry_after_s is not None
+        full = refused(await made.activator.hold(at, ANA, REQUEST))
+        assert full.reason is Reason.QUEUE_FULL
+        assert full.retry_after_s is not None
         first.cancel()
         await asyncio.sleep(0)
         assert made.activator.held == 0
@@ -148,7 +91,7 @@ async def test_one_let_in_who_has_gone_passes_the_place_on() -> None:
     async with front() as made:
         made.faas.add(FUNCTION, "acme", replicas=1)
         at = place(FUNCTION, concurrency=1)
-        assert await made.enter(at) is None
+        let_in(await made.enter(at))
 
         cancelled_after = made.hold(at)
         await until(lambda: made.activator.held == 1)
@@ -161,7 +104,7 @@ async def test_one_let_in_who_has_gone_passes_the_place_on() -> None:
         await until(lambda: made.activator.held == 2)
         cancelled_before.cancel()
         made.activator.finished(at)
-        assert await next_one is None
+        let_in(await next_one)
         assert not made.activator.ready_now(at)
         made.activator.finished(at)
         assert made.activator.ready_now(at)
@@ -176,12 +119,12 @@ async def test_concurrency_is_never_exceeded() -> None:
 
         async def call() -> None:
             nonlocal in_flight, most
-            assert await made.enter(at) is None
+            grant = let_in(await made.enter(at))
             in_flight += 1
             most = max(most, in_flight)
             await asyncio.sleep(0.01)
             in_flight -= 1
-            made.activator.finished(at)
+            made.leave(at, grant)
 
         await asyncio.gather(*(call() for _ in range(30)))
         assert most == 3
@@ -199,11 +142,10 @@ async def test_a_wake_that_fails_twice_refuses_those_who_wait(trouble: str) -> N
         made.faas.wake.status, made.faas.wake.hangs = (500, False) if trouble == "refuses" else (None, True)
         at = place(FUNCTION)
         answers = await asyncio.gather(*(made.enter(at) for _ in range(20)))
-        assert {answer.reason if answer else None for answer in answers} == {Reason.WAKE_FAILED}
-        assert {answer.retry_after_s if answer else None for answer in answers} == {2}
+        assert {refused(answer).reason for answer in answers} == {Reason.WAKE_FAILED}
+        assert {refused(answer).retry_after_s for answer in answers} == {2}
         assert len(made.faas.wake_calls) == 2
-        again = await made.enter(at)
-        assert again is not None
+        again = refused(await made.enter(at))
         assert again.reason is Reason.WAKE_FAILED
         assert len(made.faas.wake_calls) == 2
         assert made.metrics.wake_results_total.value(("acme", "failed")) == 2
@@ -223,7 +165,7 @@ async def test_a_wake_that_fails_once_is_not_noticed() -> None:
         held = made.hold(place(FUNCTION))
         await until(lambda: made.faas.wake_calls)
         made.faas.wake.status = None
-        assert await held is None
+        let_in(await held)
         assert paid == ["acme"]
 
 
@@ -233,17 +175,16 @@ async def test_the_api_going_down_does_not_stop_what_is_awake() -> None:
         made.faas.add(FUNCTION, "acme")
         made.faas.add("other", "acme", replicas=0)
         at = place(FUNCTION)
-        assert await made.enter(at) is None
+        let_in(await made.enter(at))
         made.activator.finished(at)
         await made.faas.stop()
-        refused = made.hold(place("other"))
+        other = made.hold(place("other"))
         started = time.monotonic()
         while time.monotonic() - started < 2.5:
             assert made.activator.ready_now(at)
             made.activator.finished(at)
             await asyncio.sleep(0.05)
-        answer = await refused
-        assert answer is not None
+        answer = refused(await other)
         assert answer.reason is Reason.WAKE_FAILED
 
 
@@ -252,7 +193,7 @@ async def test_a_hanging_api_does_not_slow_a_warm_function() -> None:
     async with front() as made:
         made.faas.add(FUNCTION, "acme")
         at = place(FUNCTION)
-        assert await made.enter(at) is None
+        let_in(await made.enter(at))
         made.faas.api.hangs = True
         started = time.monotonic()
         while time.monotonic() - started < 2.0:
@@ -266,13 +207,13 @@ async def test_a_function_that_is_not_there() -> None:
     async with front() as made:
         at = place("nowhere")
         answers = await asyncio.gather(*(made.enter(at) for _ in range(50)))
-        assert {answer.reason if answer else None for answer in answers} == {Reason.FUNCTION_UNKNOWN}
+        assert {refused(answer).reason for answer in answers} == {Reason.FUNCTION_UNKNOWN}
         assert await made.enter(at) is not None
         assert made.faas.status_calls == ["nowhere.acme"]
         assert made.faas.wake_calls == []
         made.faas.add("nowhere", "acme")
         await asyncio.sleep(2.05)
-        assert await made.enter(at) is None
+        let_in(await made.enter(at))
 
 
 async def test_a_function_deleted_while_in_use() -> None:
@@ -280,11 +221,10 @@ async def test_a_function_deleted_while_in_use() -> None:
     async with front() as made:
         made.faas.add(FUNCTION, "acme")
         at = place(FUNCTION)
-        assert await made.enter(at) is None
+        let_in(await made.enter(at))
         made.faas.remove(KEY)
         await asyncio.sleep(1.1)
-        answer = await made.enter(at)
-        assert answer is not None
+        answer = refused(await made.enter(at))
         assert answer.reason is Reason.FUNCTION_UNKNOWN
 
 
@@ -293,11 +233,11 @@ async def test_an_unreached_function_is_asked_about_and_woken() -> None:
     async with front() as made:
         made.faas.add(FUNCTION, "acme", start_s=0.05)
         at = place(FUNCTION)
-        assert await made.enter(at) is None
+        let_in(await made.enter(at))
         made.faas.awake[KEY] = 0
         made.activator.failed(at)
         assert not made.activator.ready_now(at)
-        assert await made.enter(at) is None
+        let_in(await made.enter(at))
         assert made.faas.wake_calls == [KEY]
         assert made.faas.awake[KEY] == 1
 
@@ -309,8 +249,7 @@ async def test_nobody_waits_past_the_deadline() -> None:
 
         async def wait(max_wait_s: float) -> float:
             started = time.monotonic()
-            answer = await made.enter(place(FUNCTION, max_wait_s=max_wait_s))
-            assert answer is not None
+            answer = refused(await made.enter(place(FUNCTION, max_wait_s=max_wait_s)))
             assert answer.reason is Reason.COLD_START_TIMEOUT
             assert answer.retry_after_s is not None
             return time.monotonic() - started - max_wait_s
@@ -365,10 +304,9 @@ async def test_tenants_of_one_namespace_share_the_function_and_not_the_bill() ->
         made.faas.add(FUNCTION, "shared", replicas=0, start_s=0.05)
         poor, rich = (place(FUNCTION, of=tenant(name, namespace="shared")) for name in ("acme", "globex"))
         first, second = made.hold(poor), made.hold(rich)
-        denied = await first
-        assert denied is not None
+        denied = refused(await first)
         assert denied.reason is Reason.WAKE_LIMITED
-        assert await second is None
+        let_in(await second)
         assert made.metrics.wakes_total.value(("globex",)) == 1
         assert made.faas.wake_calls == [f"{FUNCTION}.shared"]
 
@@ -382,12 +320,10 @@ async def test_each_bound_has_its_own_reason() -> None:
             made.faas.add(name, "globex", replicas=0, start_s=60)
         held = [made.hold(place(name, of=few)) for name in ("a", "b")]
         await until(lambda: made.activator.held == 2)
-        over = await made.enter(place("c", of=few))
+        over = refused(await made.enter(place("c", of=few)))
         held.append(made.hold(place("a", of=tenant("globex"))))
         await until(lambda: made.activator.held == 3)
-        full = await made.enter(place("b", of=tenant("globex")))
-        assert over is not None
-        assert full is not None
+        full = refused(await made.enter(place("b", of=tenant("globex"))))
         assert (over.reason, full.reason) == (Reason.QUEUE_FULL, Reason.OVERLOADED)
         for task in held:
             task.cancel()
@@ -402,11 +338,10 @@ async def test_draining_lets_those_who_wait_finish_and_closing_does_not() -> Non
         goes_on, stays = made.hold(place(FUNCTION)), made.hold(place("never"))
         await until(lambda: made.activator.held == 2)
         made.activator.drain()
-        assert await made.enter(place(FUNCTION)) == Deny(Reason.DRAINING, retry_after_s=1, tenant="acme")
-        assert await goes_on is None
+        assert refused(await made.enter(place(FUNCTION))).reason is Reason.DRAINING
+        let_in(await goes_on)
         await made.activator.close()
-        told = await stays
-        assert told is not None
+        told = refused(await stays)
         assert told.reason is Reason.DRAINING
 
 
@@ -426,8 +361,7 @@ class Broken:
 async def test_a_backend_with_a_defect_is_a_failed_wake(backends: dict[str, Backend]) -> None:
     """Those who wait get an answer, whatever breaks."""
     activator = Activator(backends, Metrics(), jitter=lambda: 0.0)
-    answer = await activator.hold(place(FUNCTION), anonymous(), REQUEST)
-    assert answer is not None
+    answer = refused(await activator.hold(place(FUNCTION), anonymous(), REQUEST))
     assert answer.reason is Reason.WAKE_FAILED
     await activator.close()
 
@@ -437,14 +371,13 @@ async def test_names_that_are_tried_do_not_fill_the_memory(monkeypatch: pytest.M
     monkeypatch.setattr(module, "MAX_FUNCTIONS", 20)
     async with front() as made:
         made.faas.add(FUNCTION, "acme")
-        assert await made.enter(place(FUNCTION)) is None
+        let_in(await made.enter(place(FUNCTION)))
         made.activator.finished(place(FUNCTION))
         for n in range(100):
-            answer = await made.enter(place(f"guess-{n}"))
-            assert answer is not None
+            answer = refused(await made.enter(place(f"guess-{n}")))
             assert answer.reason is Reason.FUNCTION_UNKNOWN
         assert len(made.activator._drivers) == 20
-        assert await made.enter(place(FUNCTION)) is None
+        let_in(await made.enter(place(FUNCTION)))
 
 
 async def test_busy_functions_are_not_pushed_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -454,12 +387,11 @@ async def test_busy_functions_are_not_pushed_out(monkeypatch: pytest.MonkeyPatch
         for n in range(6):
             made.faas.add(f"busy-{n}", "acme")
         for n in range(5):
-            assert await made.enter(place(f"busy-{n}")) is None
-        full = await made.enter(place("busy-5"))
-        assert full is not None
+            let_in(await made.enter(place(f"busy-{n}")))
+        full = refused(await made.enter(place("busy-5")))
         assert full.reason is Reason.OVERLOADED
         made.activator.finished(place("busy-3"))
-        assert await made.enter(place("busy-5")) is None
+        let_in(await made.enter(place("busy-5")))
         assert len(made.activator._drivers) == 5
 
 
@@ -486,7 +418,5 @@ async def test_a_corrected_system_clock_holds_nobody_longer_or_less(
         in_vain = made.hold(place("never", max_wait_s=1.0))
         await until(lambda: made.activator.held == 2)
         monkeypatch.setattr(time, "time", lambda: real() + step_s)
-        assert await asyncio.wait_for(woken, 2.0) is None
-        refused = await asyncio.wait_for(in_vain, 2.0)
-        assert refused is not None
-        assert refused.reason is Reason.COLD_START_TIMEOUT
+        let_in(await asyncio.wait_for(woken, 2.0))
+        assert refused(await asyncio.wait_for(in_vain, 2.0)).reason is Reason.COLD_START_TIMEOUT
