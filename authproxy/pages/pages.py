@@ -16,13 +16,14 @@ from authproxy.gate.verdict import PageCall
 from authproxy.identity.providers.oidc import LoginRefused
 from authproxy.identity.shared.state import StateStore
 from authproxy.limits.store import LimitStore
-from authproxy.pages import backchannel, callback, keys, login, logout, token, whoami
+from authproxy.pages import backchannel, callback, keys, login, logout, result, token, whoami
 from authproxy.pages.parts import (
     Answered,
     BrowserSessions,
     CookieSealer,
     Exchanger,
     Identify,
+    KeptResults,
     LoginClient,
     PageMetrics,
     Parts,
@@ -31,6 +32,7 @@ from authproxy.pages.parts import (
 )
 from policies.decision import Deny, Reason
 from policies.errors import CannotKnow, KeysUnavailable, StoreUnavailable
+from policies.tenancy import RESULT
 
 MAX_BODY_BYTES: Final = 64 * 1024
 """Of a form: a token of 16 KiB is the longest that is looked at."""
@@ -51,6 +53,7 @@ _PAGES: Final[Mapping[str, _Served]] = {
     "whoami": _Served(whoami.METHODS, whoami.answer),
     "token": _Served(token.METHODS, token.answer),
     "jwks.json": _Served(keys.METHODS, keys.answer),
+    RESULT: _Served(result.METHODS, result.answer),
 }
 
 
@@ -63,6 +66,8 @@ class Pages:
         jwks: the JWK Set of our signing keys.
         store: counts how often one address begins logins and exchanges.
         allow_loopback_http: for trials: logins over plain http, whatever the host.
+        results: what deferred requests came to; None: nothing is answered later here.
+        forget_job: told tenant and id of a result that was deleted, so that nobody goes on working on it.
         clock: Unix seconds.
     """
 
@@ -83,6 +88,8 @@ class Pages:
         allow_loopback_http: bool,
         clock: Callable[[], float] = time.time,
         metrics: PageMetrics | None = None,
+        results: KeptResults | None = None,
+        forget_job: Callable[[str, str], None] | None = None,
     ) -> None:
         self._clock = clock
         self._parts = Parts(
@@ -97,6 +104,8 @@ class Pages:
             store=store,
             allow_loopback_http=allow_loopback_http,
             metrics=metrics,
+            results=results,
+            forget_job=forget_job,
         )
 
     async def answer(self, call: PageCall, body: bytes) -> Answered:

@@ -15,6 +15,7 @@ from authproxy.gate.verdict import PageAnswer, PageCall
 from authproxy.identity.sessions.session import Session, Tokens
 from authproxy.identity.shared.state import StateStore
 from authproxy.limits.store import LimitStore
+from authproxy.results.result import Owner, Result
 from policies.decision import Refusal
 from policies.id_token import LogoutNotice
 from policies.principal import Principal
@@ -99,6 +100,14 @@ class Revoker(Protocol):
     async def revoke_sid(self, tenant: str, issuer: str, sid: str, at: float, until: float) -> None: ...
 
 
+class KeptResults(Protocol):
+    """What the pages need of ``authproxy.results.store.ResultStore``; both raise StoreUnavailable."""
+
+    async def read(self, tenant: str, result_id: str) -> tuple[Owner, Result | None] | None: ...
+
+    async def delete(self, tenant: str, result_id: str) -> bool: ...
+
+
 class CookieSealer(Protocol):
     """What the pages need of ``authproxy.identity.sessions.seal.Sealer``."""
 
@@ -139,6 +148,10 @@ class Parts:
     store: LimitStore
     allow_loopback_http: bool
     metrics: PageMetrics | None
+    results: KeptResults | None = None
+    """None: nothing is answered later here."""
+    forget_job: Callable[[str, str], None] | None = None
+    """Told tenant and id of a result that was deleted: whoever works on it may stop."""
 
     def count_login(self, tenant: TenantTable, provider: str, outcome: str) -> None:
         """``provider`` is empty when it is not known which was asked."""

@@ -17,7 +17,7 @@ from policies.problem import STYLE, STYLE_SOURCE, as_sentence
 
 __all__ = ["STYLE_SOURCE", "TEMPLATES", "render"]
 
-TEMPLATES: Final = ("choose.html", "failed.html", "logout.html", "logged_out.html", "whoami.html")
+TEMPLATES: Final = ("choose.html", "failed.html", "logout.html", "logged_out.html", "pending.html", "whoami.html")
 
 _environment: Final = Environment(
     loader=PackageLoader("authproxy.pages"),

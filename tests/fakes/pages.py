@@ -23,6 +23,7 @@ from authproxy.identity.sessions.sessions import Sessions
 from authproxy.identity.shared.state_memory import MemoryState
 from authproxy.limits.memory import MemoryStore
 from authproxy.pages.pages import Pages
+from authproxy.results.memory import MemoryResults
 from policies.decision import Challenge, Deny, Page, Reason, Refusal
 from policies.id_token import LogoutNotice
 from policies.navigation import login_location
@@ -242,6 +243,9 @@ class PagesWorld:
         self.sessions = Sessions(self.sealer, self.state, self.revocations, NoRefresher(), clock=self.clock)
         self.bearers: dict[str, Principal | Refusal] = {}
         self.identified: list[AccessRequest] = []
+        self.results = MemoryResults(monotonic=self.clock)
+        self.forgotten: list[tuple[str, str]] = []
+        """Jobs that were told to stop: tenant and id."""
         self.pages = Pages(
             identify=self.identify,
             sessions=self.sessions,
@@ -255,6 +259,8 @@ class PagesWorld:
             allow_loopback_http=self.allow_loopback_http,
             clock=self.clock,
             metrics=self.metrics,
+            results=self.results,
+            forget_job=lambda tenant, result_id: self.forgotten.append((tenant, result_id)),
         )
 
     async def identify(self, tenant: TenantTable, request: AccessRequest, now: float) -> Principal | Refusal:

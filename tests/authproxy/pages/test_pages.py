@@ -15,6 +15,8 @@ import pytest
 from authproxy.gate.verdict import Case, PageCall
 from authproxy.pages.pages import MAX_BODY_BYTES
 from authproxy.pages.render import TEMPLATES, render
+from authproxy.results.result import Owner
+from authproxy.results.store import ResultBounds
 from policies.decision import Deny, Page, Reason
 from policies.problem import problem
 from policies.tenancy import PAGES
@@ -109,6 +111,8 @@ async def _every_html_page(world: PagesWorld) -> dict[str, Reply]:
     await browser.log_in()
     found["logout.html"] = await browser.navigate("/.portero/logout")
     found["whoami.html"] = await browser.navigate("/.portero/whoami")
+    pending = await world.results.open(Owner("acme", None), "f", ResultBounds(9, 9, 9), 9.0)
+    found["pending.html"] = await browser.navigate(f"/.portero/result/{pending}")
     return found
 
 
