@@ -33,7 +33,7 @@ from policies.tables import BackendSpec, Place
 NAMESPACE: Final = "default"
 UP_S: Final = 1.0
 """How long the gateway's word that it is up is good, for all functions together."""
-_TOPIC: Final = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
+_TOPIC: Final = re.compile(r"(?=.{1,253}\Z)[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*")
 """Name of a Topic resource (RFC 1123 subdomain): no slash, which the gateway would take for part of it."""
 _GO_TEXT: Final = b"text/plain; charset=utf-8"
 _NO_NAME: Final = Deny(Reason.FUNCTION_UNKNOWN)
@@ -89,7 +89,7 @@ class RiffBackend:
         """See ``Backend.destination``. Without ``request`` the method is not known, and that is refused."""
         if place.tenant.namespace != NAMESPACE:
             return _NO_NAMESPACE
-        if not _TOPIC.fullmatch(place.function) or ".." in place.function:
+        if not _TOPIC.fullmatch(place.function):
             return _NO_NAME
         if request is None or request.method != "POST":
             return _POST_ONLY

@@ -143,7 +143,7 @@ def test_what_would_change_who_asks_or_whom_is_believed_is_refused(document: Any
         pytest.param(f"users: [{{token: {SECRET}".encode(), id="broken YAML"),
         pytest.param(f"!!python/object/apply:os.system ['echo {SECRET}']".encode(), id="a YAML tag that runs"),
         pytest.param(b"\xff\xfe\x00", id="no UTF-8"),
-        pytest.param(b"[" * 5000, id="deep"),
+        pytest.param(b"[" * 2000, id="deep"),
         pytest.param(b"", id="empty"),
         pytest.param(b"x" * 300_000, id="large"),
     ],
