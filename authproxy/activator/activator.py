@@ -108,10 +108,9 @@ class Activator:
         """
         tenant = place.tenant
         driver = self._drivers.get((tenant.backend, tenant.namespace, place.function))
-        if driver is not None and driver.room.admit(place.spec.concurrency, self._clock()):
-            driver.sent += 1
-            return True
-        return False
+        if driver is None:
+            return False
+        return driver.room.admit(place.spec.concurrency, self._clock())
 
     async def hold(
         self,
@@ -152,11 +151,12 @@ class Activator:
             body = None
         return await driver.hold(place, arrived, body, lambda: self.open_account(place, flow))
 
-    def finished(self, place: Place, grant: Grant | None = None) -> None:
+    def finished(self, place: Place, grant: Grant | None = None, *, was_served: bool = True) -> None:
         """
         A request that was let in is over, or does not leave after all. Exactly once for each.
 
-        ``grant`` is what let it in; None: ``ready_now`` did.
+        ``grant`` is what let it in; None: ``ready_now`` did. With ``was_served`` false the function had nothing of it,
+        which must not be taken for how quick it is.
         """
         tenant = place.tenant
         driver = self._drivers.get((tenant.backend, tenant.namespace, place.function))
@@ -167,7 +167,7 @@ class Activator:
                 driver.feed(Tick(self._clock()))
             return
         now = self._clock()
-        if driver.room.give_back(grant.ticket, max(0.0, now - grant.released_at)):
+        if driver.room.give_back(grant.ticket, max(0.0, now - grant.released_at) if was_served else None):
             driver.feed(Tick(now))
 
     def failed(self, place: Place) -> None:
@@ -182,7 +182,7 @@ class Activator:
     def may_retry(self, place: Place) -> bool:
         """Whether one more attempt may be sent to this function; takes it from the budget of its retries."""
         driver = self._driver_of(place)
-        may_retry = driver is not None and driver.may_retry(self._clock())
+        may_retry = driver is not None and driver.room.may_retry(self._clock())
         self._tools.metrics.retries_total.add((place.tenant.name, "sent" if may_retry else "refused"))
         return may_retry
 

@@ -48,7 +48,6 @@ from policies.coldstart_events import (
 )
 from policies.decision import Deny, Reason
 from policies.errors import BackendUnavailable, CannotKnow
-from policies.retry_budget import RetryBudget
 from policies.tables import Place
 
 _MIN_DELAY_S: Final = 0.001
@@ -98,8 +97,6 @@ class _Held:
     tenant: str
     since: float
     is_deferred: bool
-    naps: int
-    """As ``Driver._naps`` was, one less if the function was asleep already."""
     failure: Deny | None = None
     """Of its body, when that came too late to end the wait."""
 
@@ -113,17 +110,14 @@ class Driver:
         "_due",
         "_events",
         "_held",
-        "_is_asleep",
         "_is_closed",
         "_is_feeding",
         "_key",
-        "_naps",
         "_places",
         "_pool",
         "_probe_path",
         "_put_off",
         "_reported_at",
-        "_retries",
         "_timer",
         "_tools",
         "_waking",
@@ -131,14 +125,11 @@ class Driver:
         "does_exist",
         "held_deferred",
         "room",
-        "sent",
     )
 
     def __init__(self, key: FunctionKey, room: Room, tools: Tools) -> None:
         self.room = room
         self.cluster_key = "function:" + "/".join(key)
-        self.sent = 0
-        """Requests let in by the hot path since ``_retries`` was told last."""
         self.held_deferred = 0
         """Of those who wait, whom nobody waits for."""
         self.does_exist = False
@@ -154,16 +145,12 @@ class Driver:
         self._put_off: Wake | None = None
         """A wake that was not called for, because the platform said that a replica was up."""
         self._pool: SlotPool | None = None
-        self._retries = RetryBudget()
         self._calls: set[asyncio.Task[None]] = set()
         self._events: deque[Event] = deque()
         self._is_feeding = False
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         self._is_closed = False
-        self._is_asleep = False
-        self._naps = 0
-        """How often an answer was "asleep"."""
         self._reported_at = float("-inf")
 
     # -- requests ----------------------------------------------------------------------------------------------------
@@ -175,8 +162,7 @@ class Driver:
         ticket, tenant, now = arrived.waiter.ticket, arrived.waiter.tenant, arrived.now
         if self._is_closed:
             return Deny(Reason.DRAINING, retry_after_s=1, tenant=tenant)
-        naps = self._naps - 1 if self._is_asleep else self._naps
-        held = _Held(asyncio.get_running_loop().create_future(), tenant, now, arrived.is_deferred, naps)
+        held = _Held(asyncio.get_running_loop().create_future(), tenant, now, arrived.is_deferred)
         self._held[ticket] = held
         self.held_deferred += held.is_deferred
         self._places[tenant] = place
@@ -199,11 +185,6 @@ class Driver:
         if isinstance(answer, Grant):
             metrics.holds_released_total.add((tenant,))
         return answer
-
-    def may_retry(self, now: float) -> bool:
-        """Take one retry of the budget, if there is one left."""
-        self._tell_sent(now)
-        return self._retries.may_retry(now)
 
     def unreached(self) -> None:
         """See ``Activator.failed``."""
@@ -329,8 +310,8 @@ class Driver:
         if held.answer.done():  # cancelled, but its task has not run yet
             self.feed(Finished(now, ticket))
         else:
-            self._retries.sent(now)
-            held.answer.set_result(Grant(ticket, held.naps != self._naps, max(0.0, now - held.since), now))
+            is_cold = self.room.was_asleep_since(held.since)
+            held.answer.set_result(Grant(ticket, is_cold, max(0.0, now - held.since), now))
 
     def _refuse(self, held: _Held, reason: Reason, retry_after_s: int | None) -> None:
         if held.answer.done():
@@ -342,21 +323,21 @@ class Driver:
         held.answer.set_result(refusal)
 
     def _awoke(self, tenant: str, cold_start_s: float | None) -> None:
-        self._put_off = None
         if self._waking.was_called:
             outcome = "timeout" if cold_start_s is None else "ready"
             self._tools.metrics.wake_results_total.add((tenant, outcome))
         if cold_start_s is not None:
             self._tools.metrics.cold_start_seconds.observe(cold_start_s, (tenant,))
-        self._call(self._waking.end())
+        self._end_wake()
+
+    def _end_wake(self) -> None:
+        """There is none under way any more, whoever called for it."""
+        self._put_off = None
+        if self._waking.is_active:
+            self._call(self._waking.end())
 
     def _slots_held(self, count: int) -> None:
         self.feed(SlotsHeld(count, self._tools.clock()))
-
-    def _tell_sent(self, now: float) -> None:
-        sent, self.sent = self.sent, 0
-        if sent:
-            self._retries.sent(now, sent)
 
     # -- calls -------------------------------------------------------------------------------------------------------
 
@@ -373,14 +354,12 @@ class Driver:
             self.feed(AskFailed(self._tools.clock(), self._tools.jitter()))
             return
         now = self._tools.clock()
-        self._tell_sent(now)
         self.does_exist = readiness.does_exist
-        self._is_asleep = not readiness.does_exist or readiness.ready_replicas <= 0
-        if self._is_asleep:
-            self._naps += 1
-            if self._put_off is not None and not self._check.is_up:  # it was up, and would not answer; now it is gone
-                self._call(self._wake(self._put_off))
+        if self._put_off is not None and not self._check.is_up:  # it was up, and would not answer; now it is gone
+            self._call(self._wake(self._put_off))
         self.feed(ReadinessSeen(readiness.ready_replicas, now) if readiness.does_exist else Missing(now))
+        if self.room.ready:
+            self._end_wake()
 
     async def _wake(self, wake: Wake) -> None:
         """
@@ -398,6 +377,8 @@ class Driver:
             self.feed(WakeFailed(self._tools.clock(), self._tools.jitter()))
             return
         self.feed(woken)
+        if self.room.ready:  # it got ready before the call was answered
+            await self._waking.end()
 
     async def _wake_replica(self) -> None:
         await self._backend().wake(self._key.namespace, self._key.function)

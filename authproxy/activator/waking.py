@@ -65,6 +65,11 @@ class Waking:
         self.refusal: Deny | None = None
         """Of the account, in its own words, when the last wake was denied."""
 
+    @property
+    def is_active(self) -> bool:
+        """A wake of ours is under way, or its lease is not given back yet."""
+        return not self._is_over or self._keeper is not None
+
     async def call(self, place: Place, wake: Callable[[], Awaitable[None]], *, is_retry: bool) -> Woken:
         """
         Call for a replica on the account of ``place``. One call at a time. With ``is_retry`` the attempt before failed:
