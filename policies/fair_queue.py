@@ -8,7 +8,7 @@ the flows of each tenant. Who may come in at all is not decided here, but whose 
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Final, NamedTuple
+from typing import Final
 
 from policies.fair_share import Level, Share, bounded_weight
 from policies.priorities import Sizes
@@ -18,20 +18,23 @@ _FIRST_GUESS_S: Final = 0.01
 """How long the first request of a function is thought to be served: little, as too much would be charged too early."""
 
 
+_NOBODY: Final[OrderedDict[int, int]] = OrderedDict()
+"""Most flows have nobody deferred; never written to."""
+
+
 class _Flow(Share):
     """One caller of one tenant. Tickets by kind (somebody waits, deferred), each with its number of arrival."""
 
-    __slots__ = ("lines", "service_s", "since")
+    __slots__ = ("count", "lines", "service_s", "since")
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self.lines: tuple[OrderedDict[int, int], OrderedDict[int, int]] = (OrderedDict(), OrderedDict())
+        self.count = 0
+        """Of both kinds."""
+        self.lines: list[OrderedDict[int, int]] = [OrderedDict(), _NOBODY]
         self.since = 0.0
         """Since when somebody of it has always waited."""
         self.service_s: float | None = None
-
-    def __len__(self) -> int:
-        return len(self.lines[0]) + len(self.lines[1])
 
     def first(self) -> int:
         """The ticket of the one who came first."""
@@ -47,23 +50,19 @@ class _Flow(Share):
 class _Tenant(Share):
     """One tenant: its flows, how many wait of each kind, and which flows have most of each."""
 
-    __slots__ = ("flows", "held", "sizes")
+    __slots__ = ("count", "flows", "held", "sizes")
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.flows: Level[_Flow] = Level()
         self.held = [0, 0]
+        self.count = 0
+        """Of both kinds."""
         self.sizes: tuple[Sizes[_Flow], Sizes[_Flow]] = (Sizes(), Sizes())
 
 
-class _Service(NamedTuple):
-    """Somebody let in who has not finished."""
-
-    tenant: _Tenant
-    tenant_period: int
-    flow: _Flow
-    flow_period: int
-    guess_s: float
+_Service = tuple[_Tenant, int, _Flow, int, float]
+"""Somebody let in who has not finished: of whom, each with its level's period, and the guess."""
 
 
 class FairQueue(Line):
@@ -84,23 +83,16 @@ class FairQueue(Line):
         self._arrivals = 0
 
     def first(self) -> Waiter:
-        tenant = self._tenants.first()
-        flow = tenant.flows.first() if tenant is not None else None
-        if flow is None:
-            raise IndexError("nobody waits")
-        return self.waiters[flow.first()]
+        return self.waiters[self._next()[1].first()]
 
     def pop(self) -> Waiter:
-        waiter = self.waiters.pop(self.first().ticket)
+        tenant, flow = self._next()
+        waiter = self.waiters.pop(flow.first())
         self.deferred -= waiter.is_deferred
-        tenant = self._tenants.shares[waiter.tenant]
-        flow = tenant.flows.shares[waiter.flow]
         guess_s = flow.service_s or self.service_s or _FIRST_GUESS_S
-        self._services[waiter.ticket] = _Service(
-            tenant, self._tenants.period, flow, tenant.flows.period, guess_s
-        )  # fmt: skip
-        tenant.flows.dispatch(flow, guess_s, does_stay=len(flow) > 1)
-        self._tenants.dispatch(tenant, guess_s, does_stay=sum(tenant.held) > 1)
+        self._services[waiter.ticket] = (tenant, self._tenants.period, flow, tenant.flows.period, guess_s)
+        tenant.flows.dispatch(flow, guess_s, does_stay=flow.count > 1)
+        self._tenants.dispatch(tenant, guess_s, does_stay=tenant.count > 1)
         self._take_out(waiter, tenant, flow)
         return waiter
 
@@ -124,11 +116,11 @@ class FairQueue(Line):
 
     def held_by(self, tenant: str, flow: str) -> int:
         found = self._flow(tenant, flow)
-        return 0 if found is None else len(found)
+        return 0 if found is None else found.count
 
     def standing_since(self, tenant: str, flow: str) -> float | None:
         found = self._flow(tenant, flow)
-        return found.since if found else None
+        return found.since if found is not None and found.count else None
 
     def portion(self, waiter: Waiter) -> float:
         portion = self._tenants.portion(waiter.tenant, waiter.tenant_weight)
@@ -148,14 +140,25 @@ class FairQueue(Line):
         """
         kind = newcomer.is_deferred
         own = self._tenants.shares.get(newcomer.tenant)
-        weight = newcomer.tenant_weight if own is None or not sum(own.held) else own.weight
+        weight = newcomer.tenant_weight if own is None or not own.count else own.weight
         if _size(1 if own is None else own.held[kind] + 1, weight) < self._sizes[kind].greatest:
             return self._newest(self._sizes[kind].first(), kind=kind)
         if own is None:
             return None
         flow = own.flows.shares.get(newcomer.flow)
-        size = _size(len(flow.lines[kind]) + 1, flow.weight) if flow else _size(1, newcomer.weight)
+        size = (
+            _size(len(flow.lines[kind]) + 1, flow.weight)
+            if flow is not None and flow.count
+            else _size(1, newcomer.weight)
+        )
         return self._newest(own, kind=kind) if size < own.sizes[kind].greatest else None
+
+    def _next(self) -> tuple[_Tenant, _Flow]:
+        tenant = self._tenants.first()
+        flow = None if tenant is None else tenant.flows.first()
+        if tenant is None or flow is None:
+            raise IndexError("nobody waits")
+        return tenant, flow
 
     def _newest(self, tenant: _Tenant | None, *, kind: bool) -> Waiter | None:
         flow = tenant.sizes[kind].first() if tenant is not None else None
@@ -170,15 +173,20 @@ class FairQueue(Line):
         flow = tenant.flows.shares.get(waiter.flow)
         if flow is None:
             flow = _Flow(waiter.flow)
-        if not sum(tenant.held):
+        if not tenant.count:
             self._tenants.join(tenant, waiter.tenant_weight)
-        if not flow:
+        if not flow.count:
             flow.since = now
             tenant.flows.join(flow, waiter.weight)
         self._arrivals += 1
-        flow.lines[waiter.is_deferred][waiter.ticket] = self._arrivals
-        tenant.held[waiter.is_deferred] += 1
-        self._resize(tenant, flow, kind=waiter.is_deferred)
+        kind = waiter.is_deferred
+        if kind and flow.lines[kind] is _NOBODY:
+            flow.lines[kind] = OrderedDict()
+        flow.lines[kind][waiter.ticket] = self._arrivals
+        tenant.held[kind] += 1
+        tenant.count += 1
+        flow.count += 1
+        self._resize(tenant, flow, kind=kind)
 
     def _removed(self, waiter: Waiter) -> None:
         tenant = self._tenants.shares[waiter.tenant]
@@ -187,17 +195,24 @@ class FairQueue(Line):
     def _take_out(self, waiter: Waiter, tenant: _Tenant, flow: _Flow) -> None:
         del flow.lines[waiter.is_deferred][waiter.ticket]
         tenant.held[waiter.is_deferred] -= 1
+        tenant.count -= 1
+        flow.count -= 1
         self._resize(tenant, flow, kind=waiter.is_deferred)
-        if not flow:
+        if not flow.count:
             tenant.flows.leave(flow)
-            if not sum(tenant.held):
+            if not tenant.count:
                 self._tenants.leave(tenant)
 
     def _resize(self, tenant: _Tenant, flow: _Flow, *, kind: bool) -> None:
-        tenant.sizes[kind].set(flow, _size(len(flow.lines[kind]), flow.weight))
-        self._sizes[kind].set(tenant, _size(tenant.held[kind], tenant.weight))
+        """Only who has more than one is ever asked to make room: the others are not kept in order."""
+        size, sizes = _size(len(flow.lines[kind]), flow.weight), tenant.sizes[kind]
+        if size > 1 or sizes.greatest:
+            sizes.set(flow, size if size > 1 else 0)
+        size, tenants = _size(tenant.held[kind], tenant.weight), self._sizes[kind]
+        if size > 1 or tenants.greatest:
+            tenants.set(tenant, size if size > 1 else 0)
 
 
 def _size(places: int, weight: int) -> int:
     """Places taken for each unit of weight, rounded up."""
-    return -(-places // bounded_weight(weight))
+    return places if weight == 1 else -(-places // bounded_weight(weight))

@@ -97,7 +97,8 @@ class Level(Generic[S]):
 
     def dispatch(self, share: S, guess_s: float, *, does_stay: bool) -> None:
         """One of this share is served from now on. Without ``does_stay`` no other of it waits: ``leave`` follows."""
-        self._reach(share.tag - share.guessed_s / share.weight)  # nobody who waits has had less
+        if (confirmed := share.tag - share.guessed_s / share.weight) > self.virtual_s:  # nobody who waits has had less
+            self._reach(confirmed)
         share.guessed_s += guess_s
         share.tag += guess_s / share.weight
         share.running += 1
@@ -155,8 +156,6 @@ class Level(Generic[S]):
         self.virtual_s += served_s / self.weight_sum
 
     def _reach(self, tag: float) -> None:
-        if tag <= self.virtual_s:
-            return
         self.virtual_s = tag
         while (idle := self._idle.first()) is not None and idle.tag <= tag:
             self._idle.discard(idle)

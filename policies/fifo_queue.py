@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from policies.waiting import Line, Waiter, average, bounded_service
 
 
 class FifoQueue(Line):
     """A line in which nobody is told apart. Not for use: the first to come with a thousand keeps out everybody else."""
 
-    __slots__ = ()
+    __slots__ = ("_in_order",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._in_order: OrderedDict[int, Waiter] = OrderedDict()  # a dict is walked from its front each time
+        self.waiters = self._in_order
 
     def first(self) -> Waiter:
         return next(iter(self.waiters.values()))
 
     def pop(self) -> Waiter:
-        waiter = self.waiters.popitem(last=False)[1]
+        waiter = self._in_order.popitem(last=False)[1]
         self.deferred -= waiter.is_deferred
         return waiter
 

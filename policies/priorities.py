@@ -7,7 +7,7 @@ Made for keys whose place changes often and who may be gone before their turn: n
 from __future__ import annotations
 
 from collections.abc import Hashable
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, heapreplace
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -39,6 +39,9 @@ class Heap(Generic[K]):
         self._serial += 1
         entry = (priority, self._serial, key)
         self._living[key] = entry
+        if self._entries and self._entries[0][2] is key:
+            heapreplace(self._entries, entry)
+            return
         heappush(self._entries, entry)
         if len(self._entries) > 2 * len(self._living) + 64:
             self._entries = list(self._living.values())

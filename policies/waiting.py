@@ -8,7 +8,6 @@ No clock: instants are seconds of one that never goes back, given by the caller.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import OrderedDict
 from heapq import heapify, heappop, heappush
 from typing import Final, NamedTuple
 
@@ -51,7 +50,7 @@ class Line(ABC):
     __slots__ = ("_deadlines", "deferred", "service_s", "since", "waiters")
 
     def __init__(self) -> None:
-        self.waiters: OrderedDict[int, Waiter] = OrderedDict()  # a dict is quadratic when popped from the front
+        self.waiters: dict[int, Waiter] = {}
         """By ticket, in the order in which they came. To be looked at only."""
         self.deferred = 0
         """How many of them nobody waits for."""
