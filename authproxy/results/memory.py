@@ -119,8 +119,10 @@ class MemoryResults:
         now = self._forget_ended()
         name = _name(tenant, result_id)
         entry = self._entries.get(name)
-        if entry is None or entry.result is not None:
+        if entry is None:
             return False
+        if entry.result is not None:
+            return entry.result in (result, without_room(result.finished_at))
         held = self._held[tenant]
         mine = held.flows[entry.flow]
         size = size_of(result)

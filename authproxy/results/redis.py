@@ -99,10 +99,12 @@ class RedisResults:
             return False
         # Whose it is stands in the value that this one takes the place of.
         found = await self.read(tenant, result_id)
-        if found is None or found[1] is not None:
+        if found is None:
             return False
         name = name_of(result_id)
         instead = without_room(result.finished_at)
+        if found[1] is not None:
+            return found[1] in (result, instead)
         size, small = size_of(result), size_of(instead)
         sealed = (seal_result(result_id, found[0], result), seal_result(result_id, found[0], instead))
         kept = await self._link.run(_FINISH, _keys(tenant), name, size, sealed[0], small, sealed[1])

@@ -73,9 +73,10 @@ class ResultStore(Protocol):
 
     async def finish(self, tenant: str, result_id: str, result: Result) -> bool:
         """
-        A pending result is done. False: it is not pending any more, and nothing was kept.
+        A pending result is done. False: it is not pending any more, and this is not what is kept.
 
-        Where the bytes have no room for it, ``result.without_room`` is kept instead.
+        Where the bytes have no room for it, ``result.without_room`` is kept instead. May be said again with the same
+        result: what was not answered in time may have been carried out.
         """
 
     async def read(self, tenant: str, result_id: str) -> tuple[Owner, Result | None] | None:

@@ -132,6 +132,20 @@ class ResultStoreContract:
         assert found[1] == a_result(b"%d" % answers.index(True))
         assert not await world.at(0).renew(tenant, result_id)
 
+    @pytest.mark.parametrize("room", [0, 1_000_000], ids=["no room", "room"])
+    async def test_the_same_end_may_be_told_again(self, world: World, room: int) -> None:
+        """Whoever got no answer asks once more, and learns that it is kept; it is counted once."""
+        tenant = fresh_tenant()
+        bounds = ROOMY._replace(tenant_bytes=room)
+        result_id = await opened(world.at(0), tenant, bounds=bounds)
+        before = world.at(0).sizes().bytes
+        assert await world.at(0).finish(tenant, result_id, a_result())
+        after = world.at(0).sizes().bytes
+        for turn in range(3):
+            assert await world.at(turn).finish(tenant, result_id, a_result())
+            assert not await world.at(turn).finish(tenant, result_id, a_result()._replace(finished_at=2.0))
+        assert world.at(0).sizes().bytes == after > before
+
     # -- ends ------------------------------------------------------------------------------------------------------
 
     async def test_a_pending_result_that_nobody_renews_is_gone(self, world: World) -> None:
