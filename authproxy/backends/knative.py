@@ -10,8 +10,9 @@ With ``domain`` every request goes to ``url`` (the ingress) with ``Host: <functi
 ``url`` is a template, such as ``http://{function}.{namespace}.svc.cluster.local`` for what is visible in the cluster
 only, and its authority is the Host. A path is decoded once, by the function: it leaves as it was judged.
 
-A route's tag is a host as well, ``<tag>-<function>``. With ``cluster`` only names of services are functions; without it
-whoever may invoke ``canary-*`` reaches the tag ``canary`` of every function.
+Other things have such names too: a route's tag (``<tag>-<function>``), and in the cluster's own domain every Service of
+the namespace. With ``cluster`` only Knative services are functions. Without it whoever may invoke ``canary-*`` reaches
+the tag ``canary`` of every function, and by a cluster-local ``url`` whoever may invoke ``*`` reaches what else is there.
 
 Is it awake?
 ------------
@@ -62,6 +63,7 @@ IN_CLUSTER: Final = "in-cluster"
 AWAKE_S: Final = 5.0
 """How long a function's own answer is believed when it is asked by probing (module docstring)."""
 WAKE_TIMEOUT_S: Final = 2.0
+"""With the question before it whether there is such a service (1.5 s at most) no wake takes longer than 3.5 s."""
 _MEMO_ENTRIES: Final = 4096
 _LABEL: Final = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
 """RFC 1123. Lower case only: in a Host field two spellings would be one function."""

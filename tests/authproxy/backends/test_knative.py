@@ -391,6 +391,16 @@ async def test_a_wake_is_a_trigger(cluster: FakeKnative) -> None:
     await made.close()
 
 
+async def test_with_the_clusters_word_a_tag_is_no_function(cluster: FakeKnative) -> None:
+    """``canary-awake`` is a host of the ingress, and no service: who may invoke ``canary-*`` may not invoke ``awake``."""
+    made = backend_of(cluster)
+    assert await made.readiness("acme", "canary-awake") == Readiness(0, does_exist=False)
+    with pytest.raises(BackendUnavailable):
+        await made.wake("acme", "canary-awake")
+    assert not cluster.hosts
+    await made.close()
+
+
 @pytest.mark.parametrize(
     ("traffic", "replicas", "ready"),
     [
