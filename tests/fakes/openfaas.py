@@ -20,6 +20,8 @@ from aiohttp import web
 
 from tests.fakes.gopath import GoAway, Seen, SystemCall, read_target
 
+HEALTH_PATH: Final = b"/_/health"
+"""Answered by the watchdog in front of a function."""
 _PLATFORM: Final = {"X-OpenFaaS-Internal": "proxy"}
 
 
@@ -76,6 +78,10 @@ class FakeOpenFaas:
     requests: list[Invocation] = field(default_factory=list)
     wake_calls: list[str] = field(default_factory=list)
     status_calls: list[str] = field(default_factory=list)
+    probes: list[str] = field(default_factory=list)
+    """Functions whose watchdog was asked whether they are there; of those without handler."""
+    has_watchdogs: bool = True
+    """False: functions get questions for their health as any other request."""
     api: Failure = field(default_factory=Failure)
     """Failures of ``/system/function``."""
     wake: Failure = field(default_factory=Failure)
@@ -224,6 +230,9 @@ class FakeOpenFaas:
         if not self.awake.get(key):
             return web.Response(status=503, text=f"No endpoints available for: {seen.name}.", headers=_PLATFORM)
         deployed = self._functions[key]
+        if seen.path == HEALTH_PATH and deployed.handler is None and self.has_watchdogs:
+            self.probes.append(key)
+            return web.Response(text="OK")
         deployed.in_flight += 1
         deployed.max_in_flight = max(deployed.max_in_flight, deployed.in_flight)
         try:

@@ -169,6 +169,7 @@ async def test_credentials_stay_with_the_api() -> None:
     """A probe goes to a function, which is the tenant's."""
     async with FakeOpenFaas(credentials=("admin", "s3cret")) as faas:
         faas.add("f", "acme")
+        faas.has_watchdogs = False
         made = backend(faas.url, ("admin", "s3cret"))
         await made.readiness("acme", "f")
         assert await made.probe("acme", "f", None)
@@ -308,6 +309,10 @@ async def test_probes_that_hang_do_not_keep_others_from_being_asked_about(faas: 
     await made.close()
 
 
+async def echoed(invocation: Invocation) -> web.StreamResponse:
+    return echo(invocation)
+
+
 @pytest.mark.parametrize(
     ("probe", "asked"),
     [(None, ["/_/health"]), ("/ready?deep=1", ["/ready?deep=1"]), ("", [])],
@@ -317,7 +322,7 @@ async def test_the_health_path_is_a_setting_of_the_platform(
     faas: FakeOpenFaas, probe: str | None, asked: list[str]
 ) -> None:
     """Without one, what every watchdog has; a function's own setting goes before."""
-    faas.add("f", "acme")
+    faas.add("f", "acme", handler=echoed)
     made = OpenFaasBackend(BackendSpec("faas", "openfaas", faas.url, None, probe=probe))
     assert await made.probe("acme", "f", None)
     assert await made.probe("acme", "f", "/own")
