@@ -12,7 +12,7 @@ only, and its authority is the Host. A path is decoded once, by the function: it
 
 Other things have such names too: a route's tag (``<tag>-<function>``), and in the cluster's own domain every Service of
 the namespace. With ``cluster`` only Knative services are functions. Without it whoever may invoke ``canary-*`` reaches
-the tag ``canary`` of every function, and by a cluster-local ``url`` whoever may invoke ``*`` reaches what else is there.
+the tag ``canary`` of every function, and by a cluster-local ``url`` whoever may invoke ``*`` all else that is there.
 
 Is it awake?
 ------------

@@ -392,7 +392,7 @@ async def test_a_wake_is_a_trigger(cluster: FakeKnative) -> None:
 
 
 async def test_with_the_clusters_word_a_tag_is_no_function(cluster: FakeKnative) -> None:
-    """``canary-awake`` is a host of the ingress, and no service: who may invoke ``canary-*`` may not invoke ``awake``."""
+    """``canary-awake`` is a host of the ingress and no service: a right to ``canary-*`` is none to ``awake``."""
     made = backend_of(cluster)
     assert await made.readiness("acme", "canary-awake") == Readiness(0, does_exist=False)
     with pytest.raises(BackendUnavailable):
