@@ -28,7 +28,7 @@ from policies.decision import Deny, Problem, Reason, Refusal
 from policies.problem import field_block
 
 MAX_RUN_S: Final = 3600.0
-"""Longest that a function may take: nobody would hang up on one that never ends."""
+"""Longest that a function may take whose policy does not say: nobody would hang up on one that never ends."""
 DRAINING: Final = Deny(Reason.DRAINING, "the server went down before the function had answered")
 _CUT: Final = Deny(Reason.NO_RULE_ALLOWS, "what allowed the request ended before the function had answered")
 _UNWANTED: Final = Deny(Reason.CLIENT_GONE)
@@ -160,7 +160,7 @@ async def _at_function(
     refusal: Deny | None = None
     refused: Refused | None = None
     try:
-        async with asyncio.timeout(max_run_s):
+        async with asyncio.timeout(max(max_run_s, place.spec.timeouts.total_s or 0.0)):
             refused = await _forward(passed, exchange, gate, pool)
     except ForwardFailed as failed:
         if failed.reason in _VOIDS_READINESS:

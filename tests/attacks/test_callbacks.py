@@ -9,8 +9,10 @@ listed, which is what an attacker with a name of his own (or a wildcard's) has a
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections import Counter
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +21,7 @@ from authproxy.callbacks.post import CallbackHttp, Outcome
 from authproxy.callbacks.sender import Callbacks
 from authproxy.callbacks.target import Target, read_target
 from tests.fakes.callback_receiver import CallbackReceiver
+from tests.fakes.world import PLAIN, request_bytes, running_world
 
 LISTED = frozenset({"hooks.example", "*.cb.example", "127.0.0.1", "localhost", "[::1]", "10.0.0.1", "169.254.169.254"})
 """Careless: even what is listed is not dialled when it is not public."""
@@ -175,3 +178,43 @@ def test_a_wildcard_lets_no_address_in() -> None:
     """``1.1.1.1.cb.example`` is a name under the wildcard, whose addresses are vetted; an address is under none."""
     assert isinstance(read_target("https://169.254.169.254.cb.example/", LISTED), Target)
     assert isinstance(read_target("https://169.254.169.254/", frozenset({"*.169.254", "*.254"})), str)
+
+
+async def test_over_the_wire_nothing_of_it_passes(inside: Inside, tmp_path: Path) -> None:
+    """400 before anything is promised, woken or sent; the function never learns of the field."""
+    shutil.copytree(PLAIN, tmp_path / "policies")
+    file = tmp_path / "policies" / "acme.yaml"
+    listed = "async: {callbacks: [hooks.example, '*.cb.example', 127.0.0.1]}"
+    file.write_text(
+        file.read_text().replace("survey-web: {access: public}", f"survey-web: {{access: public, {listed}}}")
+    )
+    async with running_world(tmp_path / "policies") as world:
+        world.faas.add("survey-web", "acme", replicas=0)
+        for text in (
+            f"http://127.0.0.2:{inside.port}/",
+            f"http://localhost:{inside.port}/",
+            f"http://u@127.0.0.1:{inside.port}/",
+            f"http://127.0.0.1:{inside.port}/#x",
+            f"http://2130706433:{inside.port}/",
+            f"https://127.0.0.1:{inside.port}/",
+            "https://169.254.169.254/latest/meta-data/",
+            "https://hooks.example@169.254.169.254/",
+            "http://hooks.example/",
+            "https://evil.example/",
+            "https://hooks.ex\u00e4mple/",
+            "",
+        ):
+            fields = [("X-Callback-Url", text)]
+            answer = await world.send(request_bytes("POST /async-function/survey-web", fields=fields, body=b"x"))
+            assert answer.status == 400, text
+            assert "169.254" not in answer.body.decode()
+        several = [("X-Callback-Url", f"http://127.0.0.1:{inside.port}/")] * 2
+        assert (await world.send(request_bytes("POST /async-function/survey-web", fields=several))).status == 400
+        assert not world.faas.wake_calls
+        assert not world.faas.requests
+        assert not world.app.parts.results.sizes().pending
+        world.faas.awake["survey-web.acme"] = 1
+        answer = await world.send(request_bytes("POST /function/survey-web", fields=several[:1], body=b"x"))
+        assert answer.status == 200
+        assert "callback" not in str(world.faas.requests[0].fields).lower()
+    assert inside.connections == 0
