@@ -157,10 +157,12 @@ class ClusterApi:
 
     async def _readiness(self, namespace: str, function: str) -> Readiness:
         known = self._traffic.get((namespace, function))
+        sleeping = None
         if known is not None and self._clock() < known.until:
             replicas = await self._replicas(namespace, known.revisions)
             if replicas:
                 return Readiness(replicas)
+            sleeping = known.revisions
         service = await self._service(namespace, function)
         if service is None:
             self._traffic.pop((namespace, function), None)
@@ -169,7 +171,7 @@ class ClusterApi:
         if len(self._traffic) >= _MEMO_ENTRIES:
             self._traffic.clear()
         self._traffic[namespace, function] = _Remembered(revisions, self._clock() + TRAFFIC_S)
-        return Readiness(await self._replicas(namespace, revisions))
+        return Readiness(0 if revisions == sleeping else await self._replicas(namespace, revisions))
 
     async def _service(self, namespace: str, function: str) -> _Service | None:
         return await self._get(f"{_SERVING}/namespaces/{namespace}", "services", function, _Service)

@@ -437,6 +437,15 @@ async def test_a_function_in_use_costs_one_call(cluster: FakeKnative) -> None:
     await made.close()
 
 
+async def test_a_function_that_wakes_costs_two_calls_a_question(cluster: FakeKnative) -> None:
+    """It is asked about many times a second: its revision's replicas, and whether it is still that revision."""
+    made = backend_of(cluster)
+    for _ in range(5):
+        assert await made.readiness("acme", "asleep") == Readiness(0)
+    assert len(cluster.api_calls) == 10
+    await made.close()
+
+
 async def test_a_rollout_is_not_taken_for_sleep(cluster: FakeKnative) -> None:
     """The old revision's pods are gone: the service is asked again before anybody says "asleep"."""
     made = backend_of(cluster)
