@@ -91,7 +91,7 @@ def a_tenant(
         shadow=frozenset(),
         providers=providers,
         service_accounts=accounts,
-        functions=cast("FunctionTable", None),  # identity is asked before functions, routes and roles are looked at
+        functions=FunctionTable({}, ()),  # identity is asked before functions, routes and roles are looked at
         routes=cast("RouteTable", None),
         rbac=cast("RbacTable", None),
         limits=(),

@@ -22,7 +22,7 @@ from policies.decision import Reason
 from policies.errors import BackendUnavailable, CannotKnow, SettingsError
 from policies.tables import BackendSpec
 from tests.contracts.backend import BackendContract, World
-from tests.fakes.openfaas import FakeOpenFaas, Invocation
+from tests.fakes.openfaas import FakeOpenFaas, Invocation, echo
 from tests.fakes.places import place
 
 GATEWAY = "http://gateway.openfaas:8080"

@@ -18,6 +18,9 @@ class Part:
             raise OSError(self._name)
 
 
+ORDER = ("live", "activator", "callbacks", "pool", "cluster", "results", "identity", "store", "backends")
+
+
 class Audit:
     def __init__(self, ended: list[str]) -> None:
         self._ended = ended
@@ -29,16 +32,13 @@ class Audit:
 async def test_a_part_that_fails_to_end_keeps_no_other_from_ending() -> None:
     """Held requests end first, and the audit last, so that nothing it was told is lost."""
     ended: list[str] = []
-    part: dict[str, Any] = {
-        name: Part(name, ended, fails=name in {"activator", "store"})
-        for name in ("live", "activator", "pool", "identity", "store", "backends")
-    }
+    part: dict[str, Any] = {name: Part(name, ended, fails=name in {"activator", "store"}) for name in ORDER}
     nothing: Any = None
     audit: Any = Audit(ended)
     parts = Parts(gate=nothing, folder=nothing, identifier=nothing, metrics=nothing, audit=audit, **part)
     with pytest.raises(OSError, match=r"activator|store"):
         await parts.close()
-    assert ended == ["live", "activator", "pool", "identity", "store", "backends", "audit"]
+    assert ended == [*ORDER, "audit"]
 
 
 async def test_a_replaced_password_of_a_platform_is_taken_up(capsys: pytest.CaptureFixture[str]) -> None:

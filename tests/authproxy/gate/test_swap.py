@@ -27,8 +27,8 @@ class SlowStore:
         return True
 
 
-@pytest.mark.parametrize(("groups", "status"), [("[others]", 503), ("[analysts, others]", 200)])
-async def test_a_request_that_waited_through_a_swap_is_judged_again(groups: str, status: int) -> None:
+@pytest.mark.parametrize(("groups", "passes"), [("[others]", False), ("[analysts, others]", True)])
+async def test_a_request_that_waited_through_a_swap_is_judged_again(groups: str, passes: bool) -> None:
     """Running exchanges were judged again at the swap; this one begins to run after it, and might run for hours."""
     async with running_world() as world, RawClient(world.app.public_address) as client:
         world.faas.add("survey-report", "acme")
@@ -48,9 +48,11 @@ async def test_a_request_that_waited_through_a_swap_is_judged_again(groups: str,
         go_on(NOTHING_TO_SPEND)
         answer = await client.answer()
         gate._store = store
-        assert answer.status == status
-        if status == 503:
-            assert answer.field("x-portero-reason") == "policy-unavailable"
+        if passes:
+            assert answer.status == 200
+        else:
+            # The latter when the function had to be asked about again: who is held is judged again in any case.
+            assert answer.field("x-portero-reason") in {"policy-unavailable", "no-rule-allows"}
             await client.send(request)
             assert (await client.answer()).field("x-portero-reason") == "no-rule-allows"
         assert len(gate.live) == 0
