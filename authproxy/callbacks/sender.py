@@ -33,6 +33,8 @@ AT_ONCE_PER_HOST: Final = 4
 AT_ONCE_PER_TENANT: Final = 8
 """Attempts. The queue before the last gate so has at most eight of each tenant: they take turns."""
 AT_ONCE: Final = 64
+END_S: Final = 2.0
+"""What attempts under way get when the process ends."""
 
 _log = get_logger("callbacks")
 
@@ -59,9 +61,11 @@ class Callbacks:
     One per process and event loop.
 
     Args:
+        http: makes one attempt.
         count: told tenant and outcome of each callback, exactly once: ``delivered``, ``refused``, ``forbidden``,
             ``unreachable``, ``dropped`` (no room), ``lost`` (the process ended first).
-        sleep: for tests.
+        deadline_s: from being taken to being given up.
+        pauses_s: between attempts.
     """
 
     def __init__(
@@ -81,6 +85,8 @@ class Callbacks:
         self._hosts: dict[tuple[str, str], _Lane] = {}
         self._all = _Lane(AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._pausing: set[asyncio.Task[None]] = set()
+        """Those between two attempts."""
         self._is_closed = False
 
     def __len__(self) -> int:
@@ -118,14 +124,17 @@ class Callbacks:
         return True
 
     async def close(self) -> None:
-        """Give up what is under way. Idempotent."""
+        """Take nothing more, let attempts that are under way or due come to their end, give up the rest. Idempotent."""
         self._is_closed = True
-        tasks = tuple(self._tasks)
-        for task in tasks:
+        for task in tuple(self._pausing):
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-            await asyncio.sleep(0)  # the tasks' callbacks run after whoever waits for them is told
+        if self._tasks:
+            await asyncio.wait(tuple(self._tasks), timeout=END_S)
+        for task in tuple(self._tasks):
+            task.cancel()
+        while self._tasks:
+            await asyncio.wait(tuple(self._tasks))
+            await asyncio.sleep(0)  # a task's callbacks run after whoever waits for it is told
 
     async def _deliver(self, callback: Callback, tenant: _Lane, host: _Lane) -> None:
         why = "no place"
@@ -138,11 +147,25 @@ class Callbacks:
                     if attempt.outcome is not Outcome.AGAIN:
                         self._end(callback, attempt.outcome.value, why)
                         return
+                    if self._is_closed:
+                        self._end(callback, "lost", why)
+                        return
                     if pause_s is not None:
-                        await asyncio.sleep(max(pause_s * random.uniform(0.75, 1.25), attempt.retry_after_s))  # noqa: S311  # spreads, guards nothing
+                        spread_s = pause_s * random.uniform(0.75, 1.25)  # noqa: S311  # it spreads, and guards nothing
+                        await self._pause(max(spread_s, attempt.retry_after_s))
         except TimeoutError:
             pass  # two minutes are over
         self._end(callback, "unreachable", why)
+
+    async def _pause(self, pause_s: float) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            self._pausing.add(task)
+        try:
+            await asyncio.sleep(pause_s)
+        finally:
+            if task is not None:
+                self._pausing.discard(task)
 
     def _done(self, task: asyncio.Task[None], callback: Callback, lanes: tuple[_Lane, ...]) -> None:
         self._tasks.discard(task)

@@ -8,22 +8,19 @@ from typing import Final
 from authproxy.gate.verdict import Deferred, PageAnswer
 from policies.tenancy import OUR_PAGES, RESULT
 
-POLL_S: Final = 2
-"""``Retry-After`` where the function is not known to take longer."""
 _KEPT: Final = "the result can be fetched from any replica, also after a restart"
 _NOT_KEPT: Final = "a restart of this server loses the result"
 
 
-def accepted_answer(deferred: Deferred, result_id: str, *, is_shared: bool) -> PageAnswer:
+def accepted_answer(deferred: Deferred, result_id: str, wait_s: int, *, is_shared: bool) -> PageAnswer:
     """
-    202 (RFC 9110 section 15.3.3).
+    202 (RFC 9110 section 15.3.3), to be asked about in ``wait_s`` seconds.
 
     ``Preference-Applied`` stands where the caller had a preference (RFC 7240 section 3), ``X-Call-Id`` where OpenFaaS'
     callers look for it.
     """
-    place, spared = deferred.allow.place, deferred.instead_of
+    place = deferred.allow.place
     path = f"{OUR_PAGES}{RESULT}/{result_id}"
-    wait_s = POLL_S if spared is None or spared.retry_after_s is None else spared.retry_after_s
     said = {
         "result": path,
         "expires_in": int(place.spec.deferred.keep_s),

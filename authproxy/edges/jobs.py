@@ -5,6 +5,8 @@ It decides how many there may be at once and that each ends exactly once: kept, 
 has no room is refused before its body is read. It refuses to know who may fetch a result (``pages``), where it is kept
 (``results``) and how the request is judged (the gate).
 
+Longer than other modules: who is accepted, and that each comes to one end, are two sides of one book.
+
 Source: RFC 7240 section 4.1 (respond-async); RFC 9110 section 15.3.3 (202); OpenFaaS, asynchronous functions.
 """
 
@@ -42,6 +44,8 @@ STORE_PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
 END_S: Final = 5.0
 """What the results of those who are ended at last may take to be kept."""
 _RENEWED_AT_ONCE: Final = 64
+POLL_S: Final = 2
+"""``Retry-After`` of a 202 where nothing is known of the function."""
 _NO_STORE: Final = Deny(Reason.OVERLOADED, "results cannot be kept at the moment", retry_after_s=5)
 
 _log = get_logger("jobs")
@@ -77,6 +81,7 @@ class Jobs:
         count: told tenant and outcome of each: ``accepted``, then one of ``done``, ``failed`` (the result is a
             refusal), ``lost`` (it could not be kept) and ``deleted``.
         open_account: for a request's body; place and flow.
+        retry_after_s: when a function is likely to serve, whole seconds; None: not known of any.
         allow_loopback_http: of callbacks; the demo and tests only.
         clock: Unix seconds.
     """
@@ -90,6 +95,7 @@ class Jobs:
         count: Callable[[str, str], None],
         *,
         open_account: Callable[[Place, str], BodyAccount],
+        retry_after_s: Callable[[Place], int] | None = None,
         allow_loopback_http: bool = False,
         max_jobs: int = MAX_JOBS,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
@@ -101,6 +107,7 @@ class Jobs:
         self._callbacks = callbacks
         self._count = count
         self._open_account = open_account
+        self._retry_after_s = retry_after_s
         self._allow_loopback_http = allow_loopback_http
         self._max_jobs = max_jobs
         self._answers = HeldBytes(max_answer_bytes)
@@ -130,9 +137,7 @@ class Jobs:
             if refusal is not None:
                 self._drop(job)
                 return self._gate.deferred_refused(deferred, refusal)
-            answer = self._gate.deferred_accepted(
-                deferred, accepted_answer(deferred, job.result_id, is_shared=self._results.is_shared)
-            )
+            answer = self._gate.deferred_accepted(deferred, self._accepted(job))
         except BaseException:
             self._drop(job)
             raise
@@ -179,7 +184,10 @@ class Jobs:
             return None
         hosts = deferred.allow.place.spec.deferred.callback_hosts
         target = read_target(text, hosts, allow_loopback_http=self._allow_loopback_http)
-        return Deny(Reason.BAD_REQUEST, target) if isinstance(target, str) else target
+        if isinstance(target, Target):
+            return target
+        # Who asked to be answered at once was not promised a callback, and is spared a refusal all the same.
+        return None if deferred.instead_of is not None else Deny(Reason.BAD_REQUEST, target)
 
     async def _take_body(self, job: Job, exchange: HoldableExchange) -> Refusal | None:
         """The whole body, before anything is promised. Raises: ClientGone."""
@@ -194,6 +202,13 @@ class Jobs:
             exchange.hand_over_body()
             job.body = body
         return refusal
+
+    def _accepted(self, job: Job) -> PageAnswer:
+        deferred = job.deferred
+        wait_s = POLL_S if self._retry_after_s is None else self._retry_after_s(deferred.allow.place)
+        if deferred.instead_of is not None:  # there is a queue besides
+            wait_s = max(wait_s, deferred.instead_of.retry_after_s or 0)
+        return accepted_answer(deferred, job.result_id, wait_s, is_shared=self._results.is_shared)
 
     # -- running -----------------------------------------------------------------------------------------------------
 

@@ -164,6 +164,7 @@ async def test_a_tenant_with_many_slow_hosts_leaves_room(running: Make) -> None:
 
 async def test_room_is_bounded_by_host_tenant_and_bytes(running: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """What there is no room for is dropped and told, at once."""
+    monkeypatch.setattr(sender, "END_S", 0.01)
     for name, value in (("PER_HOST", 3), ("PER_TENANT", 5), ("TOTAL", 7), ("TENANT_BYTES", 100), ("TOTAL_BYTES", 150)):
         monkeypatch.setattr(sender, f"MAX_{name}", value)
     posts = Posts()
@@ -183,15 +184,20 @@ async def test_room_is_bounded_by_host_tenant_and_bytes(running: Make, monkeypat
 
 
 async def test_a_closed_sender_takes_nothing(running: Make) -> None:
-    """And what was under way is told as lost."""
-    posts = Posts()
-    callbacks, ends = running(posts)
+    """What is due is still tried, once; what pauses between attempts is lost at once."""
+    posts = Posts(AGAIN, YES, AGAIN)
+    callbacks, ends = running(posts, pauses_s=(60.0,))
     callbacks.send(callback())
+    while not callbacks._pausing:  # noqa: ASYNC110  # as above
+        await asyncio.sleep(0.001)
+    callbacks.send(callback("globex"))
+    callbacks.send(callback("other"))
     await callbacks.close()
     await callbacks.close()
-    assert not callbacks.send(callback())
-    assert ends == {("acme", "lost"): 1, ("acme", "dropped"): 1}
-    assert not posts.made
+    assert not callbacks.send(callback("late"))
+    assert ends == {("acme", "lost"): 1, ("globex", "delivered"): 1, ("other", "lost"): 1, ("late", "dropped"): 1}
+    assert len(posts.made) == 3
+    assert not callbacks._pausing
 
 
 async def test_a_defect_is_contained(running: Make, capsys: pytest.CaptureFixture[str]) -> None:

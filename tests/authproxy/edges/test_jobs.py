@@ -150,6 +150,25 @@ async def test_what_was_not_preferred_is_not_said_to_be(bench: Bench) -> None:
     assert fields["Retry-After"] == "7"
 
 
+async def test_a_202_says_when_the_function_is_likely_to_serve(bench: Bench) -> None:
+    """From its measured cold starts, and not before those who wait already."""
+    bench.jobs._retry_after_s = lambda _place: 5
+    for spared_s, expected in ((None, "5"), (9, "9"), (1, "5")):
+        spared = Deny(Reason.QUEUE_FULL, retry_after_s=spared_s)
+        assert dict((await bench.accept(a_deferred(instead_of=spared))).fields)["Retry-After"] == expected
+
+
+async def test_who_was_spared_a_refusal_is_not_refused_for_its_callback(bench: Bench) -> None:
+    """It asked to be answered at once; a callback that policy takes is made all the same."""
+    spared = Deny(Reason.QUEUE_FULL)
+    await bench.accept(a_deferred((b"X-Callback-Url", b"https://evil.example/"), instead_of=spared))
+    await bench.over()
+    assert not bench.sent
+    await bench.accept(a_deferred(HOOK, instead_of=spared, callback_hosts=HOSTS))
+    await bench.over()
+    assert len(bench.sent) == 1
+
+
 async def test_openfaas_callers_find_their_call_id(bench: Bench) -> None:
     """In the answer, at the function, and never a caller's own beside it."""
     deferred = a_deferred((b"X-Call-Id", b"mine"), (b"x_call_id", b"mine too"), is_async_function=True)
