@@ -22,7 +22,7 @@ from policies.decision import Reason
 from policies.errors import BackendUnavailable, CannotKnow, SettingsError
 from policies.tables import BackendSpec
 from tests.contracts.backend import BackendContract, World
-from tests.fakes.openfaas import FakeOpenFaas, Invocation, echo
+from tests.fakes.openfaas import FakeOpenFaas, Invocation
 from tests.fakes.places import place
 
 GATEWAY = "http://gateway.openfaas:8080"
@@ -309,10 +309,6 @@ async def test_probes_that_hang_do_not_keep_others_from_being_asked_about(faas: 
     await made.close()
 
 
-async def echoed(invocation: Invocation) -> web.StreamResponse:
-    return echo(invocation)
-
-
 @pytest.mark.parametrize(
     ("probe", "asked"),
     [(None, ["/_/health"]), ("/ready?deep=1", ["/ready?deep=1"]), ("", [])],
@@ -322,7 +318,7 @@ async def test_the_health_path_is_a_setting_of_the_platform(
     faas: FakeOpenFaas, probe: str | None, asked: list[str]
 ) -> None:
     """Without one, what every watchdog has; a function's own setting goes before."""
-    faas.add("f", "acme", handler=echoed)
+    faas.add("f", "acme")
     made = OpenFaasBackend(BackendSpec("faas", "openfaas", faas.url, None, probe=probe))
     assert await made.probe("acme", "f", None)
     assert await made.probe("acme", "f", "/own")
