@@ -62,7 +62,7 @@ class App:
             self._public = PublicEdge(
                 parts.gate,
                 parts.pool,
-                pages=_pages(parts, settings),
+                pages=_pages(parts, settings, self._jobs),
                 jobs=self._jobs,
                 metrics=parts.metrics,
                 keepalive_s=settings.keepalive,
@@ -166,7 +166,7 @@ def _jobs(parts: Parts, settings: Settings) -> Jobs:
     )
 
 
-def _pages(parts: Parts, settings: Settings) -> Pages:
+def _pages(parts: Parts, settings: Settings, jobs: Jobs) -> Pages:
     identity = parts.identity
     return Pages(
         identify=parts.identifier.identify,
@@ -179,6 +179,7 @@ def _pages(parts: Parts, settings: Settings) -> Pages:
         sealer=identity.sealer,
         store=parts.store,
         results=parts.results,
+        forget_job=jobs.forget,
         allow_loopback_http=settings.allow_loopback_http,
         metrics=parts.metrics,
     )
