@@ -28,10 +28,10 @@ from policies.errors import StoreUnavailable
 
 TTL_S: Final = 4.0
 """After its last word a holder's slots are free again."""
-TRUST_S: Final = 3.5
-"""How long a holder believes the last reply, from when it asked: less than ``TTL_S``, for clocks that differ."""
 GRACE_S: Final = 2.0
 """How long a Redis that has forgotten everything gives nothing: two renewals, in which all say what they use."""
+TRUST_S: Final = 1.75
+"""How long a holder believes the last reply, from when it asked: less than ``GRACE_S`` and ``TTL_S``; clocks differ."""
 RENEW_S: Final = 1.0
 LOOK_S: Final = 0.25
 """How often who waits asks anyway, and who gets no answer tries again."""
