@@ -161,7 +161,8 @@ class Pool:
                 else:
                     self._wake_one(lane)
             else:
-                lane.waiters.remove(waiter)
+                with suppress(ValueError):  # whoever looked for somebody to hand a connection to has passed it over
+                    lane.waiters.remove(waiter)
             raise
 
     def _may_open(self, lane: _Lane) -> bool:

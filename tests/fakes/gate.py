@@ -338,7 +338,7 @@ class StubGate:
 
     def page_refused(self, call: PageCall, refusal: Refusal) -> Refused:
         self.page_refusals.append(refusal.reason)
-        return refused(refusal.reason, call.case.request_id)
+        return refused(refusal.reason, call.case.request_id, _retry_after_s(refusal))
 
     def page_failed(self, call: PageCall) -> Refused:
         return refused(Reason.INTERNAL_ERROR, call.case.request_id)

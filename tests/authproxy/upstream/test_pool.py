@@ -205,3 +205,20 @@ async def test_a_closed_pool_opens_nothing() -> None:
         await pool.close()
         with pytest.raises(ForwardFailed):
             await pool.take(upstream.address, 1)
+
+
+async def test_a_waiter_that_was_passed_over_may_still_leave() -> None:
+    """Cancelled, then passed over by a connection that ends in the same turn: it ends as cancelled, nothing else."""
+    async with ScriptedUpstream() as upstream:
+        pool = Pool(max_per_address=1)
+        only = await pool.take(upstream.address, 1)
+        waiting = [asyncio.create_task(pool.take(upstream.address, 1)) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        for task in waiting:
+            task.cancel()
+        pool.lost(only)
+        assert [type(end) for end in await asyncio.gather(*waiting, return_exceptions=True)] == (
+            [asyncio.CancelledError] * 3
+        )
+        only.abort()
+        await pool.close()
