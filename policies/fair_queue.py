@@ -204,13 +204,8 @@ class FairQueue(Line):
                 self._tenants.leave(tenant)
 
     def _resize(self, tenant: _Tenant, flow: _Flow, *, kind: bool) -> None:
-        """Only who has more than one is ever asked to make room: the others are not kept in order."""
-        size, sizes = _size(len(flow.lines[kind]), flow.weight), tenant.sizes[kind]
-        if size > 1 or sizes.greatest:
-            sizes.set(flow, size if size > 1 else 0)
-        size, tenants = _size(tenant.held[kind], tenant.weight), self._sizes[kind]
-        if size > 1 or tenants.greatest:
-            tenants.set(tenant, size if size > 1 else 0)
+        tenant.sizes[kind].set(flow, _size(len(flow.lines[kind]), flow.weight))
+        self._sizes[kind].set(tenant, _size(tenant.held[kind], tenant.weight))
 
 
 def _size(places: int, weight: int) -> int:
