@@ -319,6 +319,7 @@ async def test_the_health_path_is_a_setting_of_the_platform(
 ) -> None:
     """Without one, what every watchdog has; a function's own setting goes before."""
     faas.add("f", "acme")
+    faas.has_watchdogs = False
     made = OpenFaasBackend(BackendSpec("faas", "openfaas", faas.url, None, probe=probe))
     assert await made.probe("acme", "f", None)
     assert await made.probe("acme", "f", "/own")
