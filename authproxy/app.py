@@ -27,6 +27,7 @@ from authproxy.edges.tls import TlsFiles
 from authproxy.gate.build import Parts, build_parts
 from authproxy.pages.pages import Pages
 from authproxy.settings import Settings
+from authproxy.upstream.spool import Spool
 from authproxy.version import VERSION
 from policies.errors import SettingsError
 
@@ -43,6 +44,7 @@ class App:
         self._public: PublicEdge | None = None
         self._admin: AdminEdge | None = None
         self._jobs: Jobs | None = None
+        self._spool = Spool()
         self._is_ready = False
         self._log = get_logger("app")
         self.public_address: tuple[str, int] = ("", 0)
@@ -64,6 +66,7 @@ class App:
                 parts.pool,
                 pages=_pages(parts, settings, self._jobs),
                 jobs=self._jobs,
+                spool=self._spool,
                 metrics=parts.metrics,
                 keepalive_s=settings.keepalive,
                 body_timeout_s=settings.body_timeout,
@@ -105,6 +108,7 @@ class App:
             *([] if self._jobs is None else [self._jobs.stop(patience_s)]),
             *([] if self._public is None else [self._public.stop(patience_s, before_cut=parts.activator.close)]),
         )
+        self._spool.close()  # after the jobs, whose bodies may lie there
         parts.live.cut_all()
         await parts.close()
         if self._admin is not None:
@@ -162,6 +166,7 @@ def _jobs(parts: Parts, settings: Settings) -> Jobs:
         parts.callbacks,
         lambda tenant, outcome: metrics.results_total.add((tenant, outcome)),
         open_account=parts.activator.open_account,
+        retry_after_s=parts.activator.retry_after_s,
         allow_loopback_http=settings.allow_loopback_http,
     )
 

@@ -38,7 +38,7 @@ class PublicEdge:
         pool: connections to functions; not closed by the edge.
         pages: Portero's own pages; None: there are none.
         jobs: requests that are answered later; None: there are none.
-        spool: where held bodies go that are large; closed with the edge. None: the system's temporary folder.
+        spool: where held bodies go that are large, closed by whoever made it; None: the system's temporary folder.
         keepalive_s: seconds a connection may be without a request.
         head_timeout_s: seconds from the first byte of a head to its end.
         body_timeout_s: seconds between two pieces of a request body.
@@ -65,6 +65,7 @@ class PublicEdge:
         read_buffer_bytes: int = 128 * 1024,
     ) -> None:
         self.delivery = Delivery(gate, pool, pages, jobs)
+        self._owns_spool = spool is None
         self.spool = spool or Spool()
         self.outbox = pool.outbox
         self.keepalive_s = keepalive_s
@@ -132,7 +133,8 @@ class PublicEdge:
         await self._wait_for_all(1.0)
         if self._sweeper is not None:
             self._sweeper.cancel()
-        self.spool.close()
+        if self._owns_spool:
+            self.spool.close()
 
     async def _wait_for_all(self, patience_s: float) -> None:
         if self.running:

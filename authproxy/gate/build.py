@@ -40,6 +40,7 @@ from authproxy.results.redis import RedisResults
 from authproxy.results.store import ResultStore
 from authproxy.settings import Settings
 from authproxy.upstream.pool import Pool
+from authproxy.upstream.spool import MAX_FILES
 from authproxy.version import VERSION
 from policies.errors import SettingsError
 from policies.held_bytes import HeldBytes
@@ -248,7 +249,7 @@ def _open_shared(settings: Settings, metrics: Metrics, url: str | None) -> tuple
 
 def _check_descriptors(settings: Settings) -> None:
     """Raise the soft limit of open files to what the settings may need; say so when the hard limit is lower."""
-    needed = settings.max_connections + settings.max_upstream_connections + _SPARE_DESCRIPTORS
+    needed = settings.max_connections + settings.max_upstream_connections + MAX_FILES + _SPARE_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= needed:
         return
