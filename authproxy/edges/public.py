@@ -126,7 +126,8 @@ class PublicEdge:
         if before_cut is not None and self.running:
             await before_cut()
             await self._wait_for_all(REFUSING_S)
-        if any([connection.refuse_draining() for connection in tuple(self._connections)]):
+        told = [connection.refuse_draining() for connection in tuple(self._connections)]
+        if any(told):
             await self._wait_for_all(REFUSING_S)
         for connection in tuple(self._connections):
             connection.abort()
