@@ -96,6 +96,7 @@ FORGET_S: Final = 3600.0
 """A function unused for so long is forgotten, its measured cold starts with it."""
 MAX_REPLICAS: Final = 100_000
 """More than that is a platform's mistake, and would be a number too big to pace by."""
+_NO_SLOTS: Final = WantSlots(0, 0, 0)
 _PATIENCE: Final = 2
 """Failures in a row after which those who wait are refused."""
 
@@ -159,7 +160,7 @@ class Room:
         """Places in flight that are ours, where the concurrency is that of all Porteros together."""
         self.last_used_at = now
         self._is_shared = False
-        self._wanted: WantSlots | None = None
+        self._wanted = _NO_SLOTS
         """What was asked for last."""
         self._bystanders: set[int] = set()
         """Tickets of those who wait and may not wake."""
@@ -420,9 +421,9 @@ class Room:
             return
         self._is_shared = is_shared
         self.slots_held = 0
-        if not is_shared:
-            self._wanted = None
-            self._commands.append(WantSlots(0, 0, 0))
+        if not is_shared and self._wanted != _NO_SLOTS:
+            self._wanted = _NO_SLOTS
+            self._commands.append(_NO_SLOTS)
 
     def _answered(self, replicas: int, now: float) -> None:
         self._is_asking = self._is_refreshing = False

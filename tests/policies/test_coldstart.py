@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from policies.coldstart import FRESH_S, STARTING_CONCURRENCY, STARTING_S, WAKE_AGAIN_S, Room
 from policies.coldstart_events import (
@@ -40,11 +35,14 @@ NOW = 1_700_000_000.0
 
 
 def arrived(ticket: int, now: float, *, tenant: str = "acme", wait_s: float = 30.0, **changed: Any) -> Arrived:
-    caller = {name: changed.pop(name) for name in ("flow", "weight", "tenant_weight") if name in changed}
-    bounds = {"max_held": 10_000, "max_held_per_caller": None, "tenant_ceiling": 10_000}
-    bounds |= {name: changed.pop(name) for name in tuple(bounds) if name in changed}
-    waiter = Waiter(ticket, tenant, deadline=now + wait_s, **({"flow": "ana"} | caller))
-    return Arrived(waiter, now, Bounds(**bounds), **({"concurrency": None} | changed))
+    waiter = Waiter(ticket, tenant, "ana", now + wait_s)
+    bounds = Bounds(10_000, None, 10_000)
+    return Arrived(
+        waiter._replace(**{name: changed.pop(name) for name in waiter._fields if name in changed}),
+        now,
+        bounds._replace(**{name: changed.pop(name) for name in bounds._fields if name in changed}),
+        **({"concurrency": None} | changed),
+    )
 
 
 def asleep(ledger: Ledger | None = None) -> Room:
@@ -468,175 +466,3 @@ def test_a_platform_that_counts_wrongly_is_survived(replicas: int) -> None:
     room.on(Tick(NOW + 0.05))
     room.on(ReadinessSeen(replicas, NOW + 0.05))
     assert room.ready >= 0
-
-
-class AnyWorld(RuleBasedStateMachine):
-    """Events in any order the driver can produce; what must hold after each of them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = NOW
-        self.ledger = Ledger(max_total=12)
-        self.rooms = [Room(self.ledger, NOW), Room(self.ledger, NOW)]
-        self.at = 0
-        self.numbers: Iterator[int] = itertools.count()
-        self.waiting: list[dict[int, float]] = [{}, {}]
-        self.asking = [False, False]
-        self.calling: list[str | None] = [None, None]
-        self.woken_at: list[float | None] = [None, None]
-        self.concurrency: list[int | None] = [None, None]
-
-    def feed(self, event: Any) -> None:
-        at = self.at
-        room, waiting = self.rooms[at], self.waiting[at]
-        for command in room.on(event):
-            match command:
-                case AskReadiness():
-                    assert not self.asking[at], "one question at a time"
-                    self.asking[at] = True
-                case Wake(tenant, _):
-                    assert self.calling[at] is None
-                    assert self.woken_at[at] is None, "Q7: one wake until it ended"
-                    assert waiting, "nobody waits for this wake"
-                    self.calling[at], self.woken_at[at] = tenant, self.now
-                case Awoke():
-                    self.woken_at[at] = None
-                case Release(ticket):
-                    assert ticket == min([*waiting, ticket]), "Q11: first in, first out"
-                    assert room.ready > 0
-                    if (concurrency := self.concurrency[at]) is not None:
-                        assert room.in_flight <= room.ready * concurrency, "Q8"
-                    waiting.pop(ticket, None)
-                case Refuse(ticket, _, retry_after_s):
-                    assert retry_after_s is None or retry_after_s >= 1
-                    waiting.pop(ticket, None)
-        if self.calling[at] is None and isinstance(event, WakeFailed | WakeDenied):
-            self.woken_at[at] = None
-
-    @rule(at=st.integers(0, 1))
-    def look_at(self, at: int) -> None:
-        self.at = at
-
-    @rule(
-        tenant=st.sampled_from(["acme", "globex"]),
-        wait_s=st.sampled_from([0.0, 0.5, 3.0, 30.0]),
-        max_held=st.sampled_from([0, 3, 100]),
-        ceiling=st.sampled_from([0, 5, 100]),
-    )
-    def arrive(self, tenant: str, wait_s: float, max_held: int, ceiling: int) -> None:
-        ticket = next(self.numbers)
-        self.waiting[self.at][ticket] = self.now + wait_s
-        before = len(self.rooms[self.at].line), self.ledger.held(tenant)
-        self.feed(
-            arrived(
-                ticket, self.now, tenant=tenant, wait_s=wait_s, max_held=max_held, tenant_ceiling=ceiling,
-                concurrency=self.concurrency[self.at],
-            )
-        )  # fmt: skip
-        assert len(self.rooms[self.at].line) <= max(before[0], max_held)
-        assert self.ledger.held(tenant) <= max(before[1], ceiling)
-
-    @rule(data=st.data())
-    @precondition(lambda self: self.waiting[self.at])
-    def leave(self, data: st.DataObject) -> None:
-        ticket = data.draw(st.sampled_from(sorted(self.waiting[self.at])))
-        del self.waiting[self.at][ticket]
-        self.feed(Left(ticket, self.now))
-
-    @rule(by=st.sampled_from([0.001, 0.05, 0.3, 1.0, 4.0, 31.0]))
-    def pass_time(self, by: float) -> None:
-        """As the driver does: every tick is kept, in both rooms."""
-        until, here = self.now + by, self.at
-        while True:
-            due = [(tick, at) for at, room in enumerate(self.rooms) if (tick := room.next_tick_at()) is not None]
-            if not due or min(due)[0] > until:
-                break
-            tick, self.at = min(due)
-            assert tick >= self.now - 1e-6 or self.rooms[self.at].line
-            self.now = max(self.now, tick)
-            self.feed(Tick(self.now))
-            again = self.rooms[self.at].next_tick_at()
-            assert again is None or again > self.now, "a tick that is due again at once would spin"
-        self.now, self.at = until, here
-
-    @rule(replicas=st.sampled_from([0, 0, 1, 2, 3]))
-    @precondition(lambda self: self.asking[self.at])
-    def answer(self, replicas: int) -> None:
-        self.asking[self.at] = False
-        self.feed(ReadinessSeen(replicas, self.now))
-
-    @rule(jitter=st.floats(0, 0.99))
-    @precondition(lambda self: self.asking[self.at])
-    def fail_to_answer(self, jitter: float) -> None:
-        self.asking[self.at] = False
-        self.feed(AskFailed(self.now, jitter))
-
-    @rule()
-    @precondition(lambda self: self.asking[self.at])
-    def delete_function(self) -> None:
-        self.asking[self.at] = False
-        self.feed(Missing(self.now))
-
-    @rule(outcome=st.sampled_from(["taken", "failed", "denied"]), jitter=st.floats(0, 0.99))
-    @precondition(lambda self: self.calling[self.at] is not None)
-    def answer_wake(self, outcome: str, jitter: float) -> None:
-        tenant, self.calling[self.at] = self.calling[self.at] or "", None
-        if outcome == "taken":
-            self.feed(WakeSucceeded(self.now))
-            return
-        self.woken_at[self.at] = None
-        self.feed(WakeFailed(self.now, jitter) if outcome == "failed" else WakeDenied(tenant, 3, self.now))
-
-    @rule()
-    def finish(self) -> None:
-        self.feed(Finished(self.now))
-
-    @rule()
-    def lose_replica(self) -> None:
-        self.feed(Unreached(self.now))
-
-    @rule(concurrency=st.sampled_from([None, 1, 2]))
-    def admit(self, concurrency: int | None) -> None:
-        room = self.rooms[self.at]
-        waits = bool(room.line)
-        if not waits:
-            self.concurrency[self.at] = concurrency
-        holds = self.concurrency[self.at]
-        if room.admit(holds, self.now):
-            assert not waits, "Q11: nobody overtakes"
-            assert room.ready
-            if holds is not None:
-                assert room.in_flight <= room.ready * holds
-
-    @invariant()
-    def places_are_counted(self) -> None:
-        """Q5: bounds are never exceeded, and the ledger is the sum of the lines."""
-        assert [len(room.line) for room in self.rooms] == [len(waiting) for waiting in self.waiting]
-        assert self.ledger.total == sum(map(len, self.waiting)) <= self.ledger.max_total
-        assert self.ledger.total == self.ledger.held("acme") + self.ledger.held("globex")
-
-    @invariant()
-    def nobody_waits_past_the_deadline(self) -> None:
-        """Q6, given that ticks are kept."""
-        assert all(deadline > self.now for waiting in self.waiting for deadline in waiting.values())
-
-    @invariant()
-    def nobody_is_left_waiting_for_nothing(self) -> None:
-        """While somebody waits, a question, a call or a tick is on its way; Q1: and no free place is idle."""
-        for at, room in enumerate(self.rooms):
-            if room.line:
-                assert self.asking[at] or self.calling[at] is not None or room.next_tick_at() is not None
-                assert not room._has_capacity(self.now)
-
-    def teardown(self) -> None:
-        """Q5: after any history, counters return to nothing."""
-        for self.at in range(2):
-            for ticket in tuple(self.waiting[self.at]):
-                self.feed(Left(ticket, self.now))
-                del self.waiting[self.at][ticket]
-        assert self.ledger.total == 0
-        assert not self.ledger._by_tenant
-
-
-TestAnyWorld = AnyWorld.TestCase
-TestAnyWorld.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
