@@ -278,23 +278,13 @@ class Room:
             case AskFailed(_, jitter):
                 self._ask_failed(now, jitter)
             case WakeSucceeded():
-                self._is_wake_called = False
-                self._wake_backoff.clear()
-                if self._is_elsewhere and self._wake_started_at is not None:  # it came to nothing: this one is ours
-                    self._is_elsewhere = False
-                    self._wake_started_at = now
+                self._wake_succeeded(now)
             case WakeFailed(_, jitter):
                 self._wake_failed(now, jitter)
             case WakeDenied(tenant, retry_after_s, _):
-                self._is_wake_called = False
-                if self._wake_started_at is not None:
-                    self._end_wake()
-                    self._refuse_all(Reason.WAKE_LIMITED, retry_after_s, tenant)
+                self._wake_denied(tenant, retry_after_s)
             case WakeElsewhere():
-                self._is_wake_called = False
-                if self._wake_started_at is not None:
-                    self._is_elsewhere = True
-                    self._look_again_at = now + LOOK_AGAIN_S
+                self._wake_elsewhere(now)
             case SlotsHeld(held, _):
                 self.slots_held = max(0, held) if self._is_shared else 0
             case Finished(_, ticket, served_s):
@@ -501,6 +491,25 @@ class Room:
         self._ask_at = self._wake_backoff.until
         if self._wake_backoff.failures >= _PATIENCE:
             self._refuse_all(Reason.WAKE_FAILED, ceil(self._wake_backoff.until - now))
+
+    def _wake_succeeded(self, now: float) -> None:
+        self._is_wake_called = False
+        self._wake_backoff.clear()
+        if self._is_elsewhere and self._wake_started_at is not None:  # another's came to nothing: this one is ours
+            self._is_elsewhere = False
+            self._wake_started_at = now
+
+    def _wake_denied(self, tenant: str, retry_after_s: int) -> None:
+        self._is_wake_called = False
+        if self._wake_started_at is not None:
+            self._end_wake()
+            self._refuse_all(Reason.WAKE_LIMITED, retry_after_s, tenant)
+
+    def _wake_elsewhere(self, now: float) -> None:
+        self._is_wake_called = False
+        if self._wake_started_at is not None:
+            self._is_elsewhere = True
+            self._look_again_at = now + LOOK_AGAIN_S
 
     # -- consequences ----------------------------------------------------------------------------------------------
 
