@@ -40,7 +40,10 @@ class Need(NamedTuple):
     key: str
     ceiling: int
     used: int
+    needed: int
+    """Used, and waited for at this moment."""
     wanted: int
+    """Ahead of need."""
 
 
 Reserve = Callable[[Sequence[Need]], Awaitable[Sequence[int]]]
@@ -142,7 +145,7 @@ class Places:
             self._task.cancel()
         bounds, self._bounds = list(self._bounds.items()), {}
         for start in range(0, len(bounds), BATCH):
-            await self._reserve([Need(key, 0, 0, 0) for key, _ in bounds[start : start + BATCH]])
+            await self._reserve([Need(key, 0, 0, 0, 0) for key, _ in bounds[start : start + BATCH]])
 
     def _alone(self, bound: _Bound, held: int) -> bool:
         """Without Redis: this Portero's part, and at least one place."""
@@ -194,9 +197,9 @@ class Places:
             needs = []
             for key, bound in bounds:
                 some = bound.told + bound.asked
-                wanted = min(bound.ceiling, some + bound.ceiling // (AHEAD * sharers)) if some else 0
+                wanted = some + bound.ceiling // (AHEAD * sharers) if some else 0
                 bound.share = min(bound.share, wanted)  # others may have the rest before the reply is here
-                needs.append(Need(key, bound.ceiling, bound.told, max(bound.told, wanted)))
+                needs.append(Need(key, bound.ceiling, bound.told, some, wanted))
             had = await self._reserve(needs)
             for (_, bound), share in zip(bounds, had, strict=True):
                 if share >= 0:

@@ -157,7 +157,7 @@ class RedisCluster:
         return await self._places.reserve(key, ceiling, held)
 
     async def _reserve(self, needs: Sequence[Need]) -> Sequence[int]:
-        words = [number for need in needs for number in (need.ceiling, need.used, need.wanted)]
+        words = [number for need in needs for number in (need.ceiling, need.used, need.needed, need.wanted)]
         keys = [_PLACES + need.key for need in needs]
         reply = await self._run(RESERVE, keys, 0, self._holder, next(self._numbers), int(1e6 * PLACES_TTL_S), *words)
         if not isinstance(reply, list) or len(reply) != len(needs) or not all(isinstance(one, int) for one in reply):
