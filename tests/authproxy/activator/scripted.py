@@ -16,7 +16,7 @@ from authproxy.metrics import Metrics
 from policies.decision import Deny
 from policies.errors import BackendUnavailable, StoreUnavailable
 from policies.principal import Principal
-from policies.tables import ColdStart, Place
+from policies.tables import ColdStart, Place, TenantTable
 from tests.authproxy.activator.front import ANA, FUNCTION, REQUEST
 from tests.fakes.places import place
 
@@ -45,7 +45,7 @@ class JumpingLoop(asyncio.SelectorEventLoop):
         super().__init__(self._jumping)
 
     def time(self) -> float:
-        return self._jumping.skipped_s
+        return round(self._jumping.skipped_s, 9)  # sums of floats would differ by how they were added
 
 
 def in_jumping_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
@@ -59,9 +59,9 @@ def in_jumping_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P,
     return run
 
 
-def cold_place(cold_start: ColdStart, function: str = FUNCTION, **changed: Any) -> Place:
+def cold_place(cold_start: ColdStart, *, of: TenantTable | None = None, **changed: Any) -> Place:
     """A place whose policy says this of cold starts; ``changed`` are members of its ``FunctionSpec``."""
-    at = place(function)
+    at = place(FUNCTION, of=of)
     return replace(at, spec=replace(at.spec, cold_start=cold_start, **changed))
 
 
