@@ -21,7 +21,7 @@ from authproxy.upstream.connection import Connection
 from authproxy.upstream.exchange import ClientGone
 from authproxy.upstream.failures import ForwardFailed
 from authproxy.upstream.forward import AnswerWatch, MayRetry, can_resend, forward, relay_now, send_now
-from authproxy.upstream.framing import STATUS_LINES, may_repeat
+from authproxy.upstream.framing import STATUS_LINES, may_be_the_platforms, may_repeat
 from authproxy.upstream.pool import Pool
 from authproxy.upstream.tunnel import tunnel
 from policies.decision import Deny, Reason
@@ -120,7 +120,12 @@ class Delivery:
     def relay_now(self, exchange: PublicExchange) -> bool:
         """An answer has come to what ``serve_now`` sent: relay it if it is whole, else False and ``serve`` goes on."""
         passed, connection = exchange.passed, exchange.upstream
-        if passed is None or connection is None or not connection.is_complete or connection.status >= 500:
+        if (
+            passed is None
+            or connection is None
+            or not connection.is_complete
+            or may_be_the_platforms(connection.status)
+        ):
             return False
         exchange.upstream = None
         failure: Reason | None = None
@@ -274,6 +279,11 @@ class Delivery:
                 may_repeat(request.method, has_key=request.has_idempotency_key) and can_resend(exchange) and may_retry()
             ):
                 raise _NotReached
+            tell_failure(status, fields)
+
+        def tell_failure(status: int, fields: list[tuple[bytes, bytes]]) -> None:
+            if (reason := self._gate.failure_of(passed, status, fields)) is not None:
+                raise ForwardFailed(reason)
 
         try:
             await self._send(passed, exchange, sent, watch, may_retry)
@@ -296,7 +306,7 @@ class Delivery:
         if refused is not None:
             write_refusal(refused, exchange)
             return refused.problem.reason
-        await self._send(passed, exchange, None, None, may_retry)
+        await self._send(passed, exchange, None, tell_failure, may_retry)
         return None
 
     async def _send(

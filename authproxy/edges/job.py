@@ -51,6 +51,8 @@ class JobGate(Protocol):
 
     def says_not_reached(self, passed: Passed, status: int, fields: list[tuple[bytes, bytes]]) -> bool: ...
 
+    def failure_of(self, passed: Passed, status: int, fields: list[tuple[bytes, bytes]]) -> Reason | None: ...
+
     def may_retry(self, passed: Passed) -> bool: ...
 
     async def hold_again(self, passed: Passed) -> Refused | None: ...
@@ -203,6 +205,11 @@ async def _forward(passed: Passed, exchange: JobExchange, gate: JobGate, pool: P
         may_repeat_it = may_repeat(request.method, has_key=request.has_idempotency_key)
         if gate.says_not_reached(passed, status, fields) and may_repeat_it and may_retry():
             raise _NotReached
+        tell_failure(status, fields)
+
+    def tell_failure(status: int, fields: list[tuple[bytes, bytes]]) -> None:
+        if (reason := gate.failure_of(passed, status, fields)) is not None:
+            raise ForwardFailed(reason)
 
     try:
         await forward(passed, exchange, pool, None, watch, may_retry)
@@ -217,7 +224,7 @@ async def _forward(passed: Passed, exchange: JobExchange, gate: JobGate, pool: P
     exchange.rewind()
     refused = await gate.hold_again(passed)
     if refused is None:
-        await forward(passed, exchange, pool, None, None, may_retry)
+        await forward(passed, exchange, pool, None, tell_failure, may_retry)
     return refused
 
 

@@ -44,8 +44,8 @@ from authproxy.upstream.held_body import HoldableBody
 from policies.decision import Allow, Answer, Challenge, Decision, Defer, Deny, Page, Problem, Reason, Refusal
 from policies.limits import Parallel, concurrency_for
 from policies.navigation import login_location
-from policies.no_wake import no_wake_rule
-from policies.overflow import fallback_of
+from policies.no_wake import asleep_answer, no_wake_rule
+from policies.overflow import fallback_of, with_page
 from policies.pipeline import Identify, Need, Ready, Spend, Spent, judge, judge_again
 from policies.principal import Principal
 from policies.problem import login_redirect, problem
@@ -404,6 +404,11 @@ class Gate:
         self._activator.failed(passed.allow.place)
         return True
 
+    def failure_of(self, passed: Passed, status: int, fields: list[tuple[bytes, bytes]]) -> Reason | None:
+        """What an answer is that the platform itself gave instead of the function; None: it is the function's."""
+        backend = self._backends.get(passed.allow.place.tenant.backend)
+        return None if backend is None else backend.failure_of(status, fields)
+
     def may_retry(self, passed: Passed) -> bool:
         """Whether the function's retry budget has one more left; takes it."""
         return self._activator.may_retry(passed.allow.place)
@@ -415,24 +420,41 @@ class Gate:
         None when it may be sent again. ``finish`` is still to be called, with the reason of the refusal.
         """
         place, principal = passed.allow.place, passed.allow.principal
+        announced = b"" if passed.grant is None else _announcement(passed.grant)
         passed.has_place = False
         self._activator.finished(place, passed.grant)
         began = self._clock()
         released = await self._hold(Ready(place, principal, passed.request), passed.case, body)
         passed.case.held_s += self._clock() - began
         if not isinstance(released, Principal):
-            return self.fail(passed, released)
+            return self._not_held(passed, released)
         if not _is_still(principal, released):  # the fields that name the caller are made already
             self._activator.finished(place, passed.case.grant)
             return self.fail(passed, _over(principal, place.tenant))
-        passed.grant = passed.case.grant
+        if (grant := passed.case.grant) is not None and place.spec.cold_start.announces:
+            passed.answer_block = passed.answer_block.removesuffix(announced) + _announcement(grant)
+        passed.grant = grant
         passed.has_place = True
         return None
+
+    def _not_held(self, passed: Passed, refusal: Refusal) -> Refused:
+        """What question 5 says of a request that is asked it once more, as it is said to those who are asked it first."""
+        place, request = passed.allow.place, passed.request
+        if not isinstance(refusal, Deny):
+            return self.fail(passed, refusal)
+        if refusal.reason is Reason.FUNCTION_ASLEEP:
+            answer = asleep_answer(place, request, refusal)
+            if isinstance(answer, Answer):
+                fields = (*answer.fields, ("X-Request-Id", passed.request_id))
+                return Refused(Problem(answer.status, fields, b"", refusal.reason), passed.request_id)
+        return self.fail(passed, with_page(place, request, refusal))
 
     def fail(self, passed: Passed, refusal: Refusal) -> Refused:
         """The data path could not deliver; what to write instead. ``finish`` is still to be called, with the reason."""
         request = passed.request
         document = problem(refusal, passed.request_id, accepts_html=request.accepts_html)
+        if isinstance(refusal, Deny) and refusal.comes_back:
+            document = as_waiting_page(document, passed.request_id)
         return Refused(document, passed.request_id)
 
     def refuse_unread(self, reason: Reason, detail: str, peer: str) -> Refused:

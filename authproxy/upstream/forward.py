@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING
 from authproxy.upstream.connection import Connection, Consumer
 from authproxy.upstream.exchange import BodyMalformed, BodyStalled, ClientGone, Exchange
 from authproxy.upstream.failures import GARBLED, MALFORMED, STALLED, TOO_LARGE, ForwardFailed
-from authproxy.upstream.framing import LAST_CHUNK, chunk, is_bodyless, may_repeat, request_framing, streamed_framing
+from authproxy.upstream.framing import (
+    LAST_CHUNK,
+    chunk,
+    is_bodyless,
+    may_be_the_platforms,
+    may_repeat,
+    request_framing,
+    streamed_framing,
+)
 from authproxy.upstream.pool import Pool
 from policies.decision import Reason
 from policies.header_fields import AnswerFields, filter_answer
@@ -23,7 +31,7 @@ if TYPE_CHECKING:
     from authproxy.upstream.departure import Departure
 
 AnswerWatch = Callable[[int, list[tuple[bytes, bytes]]], None]
-"""Told status and fields of each answer of 500 and above, before it is relayed: the platform may say "no replica"."""
+"""Told status and fields of answers that the platform may have given instead of the function, before relaying them."""
 MayRetry = Callable[[], bool]
 """Asked before a request is sent once more, and takes one from the budget of retries when it says yes."""
 
@@ -79,8 +87,9 @@ async def forward(
     """
     Send the request of ``passed`` to its destination and relay the answer to its end.
 
-    ``sent`` is the connection on which ``send_now`` has sent the request already; ``watch`` is told of answers of 500
-    and above; ``may_retry`` None: nobody counts. May be called again for the same exchange when it ``can_resend``.
+    ``sent`` is the connection on which ``send_now`` has sent the request already; ``watch`` is told of answers that
+    ``may_be_the_platforms``; ``may_retry`` None: nobody counts. May be called again for the same exchange when it
+    ``can_resend``.
 
     Raises: ForwardFailed; ClientGone. When ``exchange.has_started`` is set by then, half an answer was written.
     """
@@ -169,7 +178,7 @@ async def _once(
                 _send_head(connection, passed.request_block + streamed_framing(request.content_length))
                 pump = asyncio.create_task(_pump(passed, exchange, connection))
         await connection.answer_head(timeouts.first_byte_s)
-        if watch is not None and connection.status >= 500:
+        if watch is not None and may_be_the_platforms(connection.status):
             watch(connection.status, connection.fields)
         await relay(passed, exchange, connection)
     finally:

@@ -38,6 +38,11 @@ def is_bodyless(method: str, status: int) -> bool:
     return status in {204, 304} or method == "HEAD" or status < 200
 
 
+def may_be_the_platforms(status: int) -> bool:
+    """Whether a platform may say this for itself: it has no such function, no replica, or broke."""
+    return status >= 500 or status == 404
+
+
 def may_repeat(method: str, *, has_key: bool) -> bool:
     """The request may be sent a second time when nothing is known of the first (RFC 9110 section 9.2.2)."""
     return has_key or method in _IDEMPOTENT

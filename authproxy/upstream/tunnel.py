@@ -15,6 +15,7 @@ from authproxy.upstream.connection import Connection
 from authproxy.upstream.exchange import Exchange
 from authproxy.upstream.failures import GARBLED, ForwardFailed
 from authproxy.upstream.forward import AnswerWatch, dialled, relay
+from authproxy.upstream.framing import may_be_the_platforms
 from authproxy.upstream.pool import Pool
 from policies.decision import Reason
 from policies.header_fields import filter_answer
@@ -43,7 +44,7 @@ async def tunnel(passed: Departure, exchange: Exchange, pool: Pool, watch: Answe
         await connection.answer_head(timeouts.first_byte_s)
         if connection.status != 101:
             connection.keeps_alive = False
-            if watch is not None and connection.status >= 500:
+            if watch is not None and may_be_the_platforms(connection.status):
                 watch(connection.status, connection.fields)
             await relay(passed, exchange, connection)
             return

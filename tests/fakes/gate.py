@@ -313,6 +313,10 @@ class StubGate:
     def upstream_failed(self, passed: Passed) -> None:
         self.failures += 1
 
+    def failure_of(self, _passed: Passed, _status: int, _fields: list[tuple[bytes, bytes]]) -> None:
+        """The fake's platform says nothing for itself."""
+        return
+
     def says_not_reached(self, _passed: Passed, status: int, _fields: list[tuple[bytes, bytes]]) -> bool:
         return status == self.not_reached_status
 

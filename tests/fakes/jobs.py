@@ -81,6 +81,10 @@ class JobGate:
     def upstream_failed(self, _passed: Passed) -> None:
         self.failures += 1
 
+    def failure_of(self, _passed: Passed, _status: int, _fields: list[tuple[bytes, bytes]]) -> None:
+        """The fake's platform says nothing for itself."""
+        return
+
     def says_not_reached(self, _passed: Passed, status: int, _fields: list[tuple[bytes, bytes]]) -> bool:
         if status != 503 or not self.not_reached:
             return False

@@ -79,7 +79,7 @@ class FakeOpenFaas:
     wake_calls: list[str] = field(default_factory=list)
     status_calls: list[str] = field(default_factory=list)
     probes: list[str] = field(default_factory=list)
-    """Functions whose watchdog was asked whether they are there; of those without handler."""
+    """Functions whose watchdog was asked whether they are there."""
     has_watchdogs: bool = True
     """False: functions get questions for their health as any other request."""
     api: Failure = field(default_factory=Failure)
@@ -230,7 +230,7 @@ class FakeOpenFaas:
         if not self.awake.get(key):
             return web.Response(status=503, text=f"No endpoints available for: {seen.name}.", headers=_PLATFORM)
         deployed = self._functions[key]
-        if seen.path == HEALTH_PATH and deployed.handler is None and self.has_watchdogs:
+        if seen.path == HEALTH_PATH and self.has_watchdogs:
             self.probes.append(key)
             return web.Response(text="OK")
         deployed.in_flight += 1

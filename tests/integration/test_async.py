@@ -231,7 +231,7 @@ async def test_a_caller_has_so_many_under_way(world: World) -> None:
 
 async def test_who_may_no_longer_is_refused_when_it_runs(world: World) -> None:
     """A role that is taken away meanwhile: the result is that refusal, and the function never saw the request."""
-    world.faas.add("survey-report", "acme", replicas=0, start_s=2)
+    world.faas.add("survey-report", "acme", replicas=0, start_s=5)
     token = world.token()
     place = place_of(await world.get("/reports/es", token=token, fields=[ASYNC]))
     file = world.policies / "acme.yaml"
@@ -282,6 +282,7 @@ async def test_a_result_is_fetched_wherever_it_is_asked_for(written: Path) -> No
                 place = place_of(accepted)
                 assert (await fetched(world, place)).status == 200
                 world.faas.add("survey-submit", "acme", replicas=0, start_s=60)
+                await asyncio.sleep(1.5)  # until nobody believes any more that it is awake
                 stopped = place_of(await submit(world, ASYNC))
                 await world.app.stop(0.1)
                 for where, status in ((place, 200), (stopped, 503)):

@@ -20,6 +20,7 @@ from authproxy.demo.run import Demo
 from authproxy.pages.render import TEMPLATES, render
 from policies.decision import Deny, Reason
 from policies.problem import problem
+from policies.waiting_page import waiting_page
 from tests.fakes.browser import DESK, PHONE, person, running_browser
 from tests.fakes.demo_pages import (
     LOGIN,
@@ -47,6 +48,7 @@ LONG_VALUES: dict[str, dict[str, Any]] = {
     "failed.html": {"detail": LONG * 2, "reason": LONG, "kind": LONG, "retry": "/a", "request_id": "f" * 128},
     "logged_out.html": {"may_log_in": True},
     "logout.html": {"who": f"{LONG}@{LONG}.example"},
+    "pending.html": {"seconds": 10**9},
     "whoami.html": {
         "name": f"{LONG} {LONG}",
         "subject": f"login|{'0' * 255}",
@@ -423,6 +425,8 @@ async def test_long_names_and_many_groups_wrap(browser: Browser) -> None:
         refusal = problem(Deny(Reason.NO_RULE_ALLOWS, LONG * 5), "f" * 128, accepts_html=True)
         await page.set_content(refusal.body.decode())
         await _fits(page, "problem")
+        await page.set_content(waiting_page(10**9, "f" * 128, title=LONG, detail=LONG * 5).decode())
+        await _fits(page, "waiting")
 
 
 async def _fits(page: Page, name: str) -> None:

@@ -82,7 +82,7 @@ async def test_the_proxy_answers_as_the_vector_says(vector: Vector, worlds: Worl
         answer = await world.send(_bytes(world, vector))
         outcome = await _outcome(world, answer)
         assert mismatches(vector, outcome) == []  # the parser's refusals too: the edge words them as the core does
-        if vector.case.expect.decision != "allow":
+        if vector.case.expect.decision != "allow" and answer.status != 202:
             assert len(world.faas.requests) == calls[0]
             if outcome.reason not in ASKED_LAST:
                 assert len(world.faas.wake_calls) == calls[1]
@@ -171,7 +171,7 @@ async def _outcome(world: World, answer: RawAnswer) -> Outcome:
     assert line.get("reason") == answer.reason
     arrived = [one for one in world.faas.requests if ("x-request-id", request_id) in _lowered(one.fields)]
     received = None
-    if arrived:
+    if arrived and answer.status != 202:  # what is accepted for later may have run already
         [invocation] = arrived
         received = Received(
             f"{invocation.method} {invocation.target.decode()}", invocation.fields, invocation.body.decode()

@@ -282,6 +282,7 @@ async def test_a_watchdog_that_says_not_now_is_not_the_function(faas: FakeOpenFa
         return web.Response(status=status, text="not yet")
 
     faas.add("f", "acme", handler=answer)
+    faas.has_watchdogs = False
     made = backend(faas.url)
     assert await made.probe("acme", "f", None) is False
     await made.close()
