@@ -52,8 +52,8 @@ from policies.prefer import read_prefer
 _VISIBLE: Final = bytes(range(0x20, 0x7F))
 _HEX: Final = frozenset("0123456789abcdef")
 _FRAMING: Final = frozenset({CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT})
-_SEARCHED_ONLY: Final = frozenset({ACCEPT, IDEMPOTENCY_KEY, PREFER})
-"""Passed on as they are; the others are compared, printed or split, and must be visible ASCII."""
+_SEARCHED_ONLY: Final = frozenset({ACCEPT, CALLBACK_URL, IDEMPOTENCY_KEY, PREFER})
+"""Passed on as they are, or read for themselves; the others are compared, printed or split, and visible ASCII."""
 _MEMO_ENTRIES: Final = 1024
 _MEMO_VALUES_BYTES: Final = 512
 """Of all values of one entry together: the memo holds half a mebibyte at most."""
@@ -241,7 +241,7 @@ def _read_facts(
         certificate,
         wants_async,
         max_wait_s,
-        found[CALLBACK_URL].decode("ascii") if CALLBACK_URL in found else None,
+        _callback_url(found[CALLBACK_URL]) if CALLBACK_URL in found else None,
     )
 
 
@@ -261,6 +261,11 @@ def read_traceparent(text: str) -> str | None:
     if trace_id == "0" * 32 or parent_id == "0" * 16:
         return None
     return f"00-{trace_id}-{parent_id}-{flags}"
+
+
+def _callback_url(value: bytes) -> str:
+    """Empty, which is no URL, for what is none in any case."""
+    return value.decode("ascii") if is_visible(value) else ""
 
 
 def _read_connection(value: bytes) -> Connection | None:

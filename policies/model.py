@@ -125,7 +125,7 @@ class Backend(Part):
     url: Text
     """Address of its gateway, without path. knative and http: it may hold {function} and {namespace}."""
     credentials: SecretName | None = None
-    """Name of a file or folder under --secrets DIR/platform/; openfaas only."""
+    """Name of a file or folder under --secrets DIR/platform/; http: they go to wake_url."""
     domain: Text | None = None
     """knative: functions are addressed as FUNCTION.NAMESPACE.DOMAIN at the ingress; absent for cluster-local URLs."""
     cluster: SecretName | None = None

@@ -20,7 +20,7 @@ from policies.locators import (
     flaw_of_network,
     flaw_of_wake_url,
 )
-from policies.model import PlatformDocument
+from policies.model import Backend, PlatformDocument
 from policies.rule_compiler import unknown
 from policies.scope import Claim, overlaps
 from policies.tables import BackendSpec
@@ -28,12 +28,14 @@ from policies.tables import BackendSpec
 SECRETS_OF_PLATFORM: Final = "platform"
 """Folder under --secrets with the backends' credentials: a tenant of that name could send them to its own provider."""
 _SETTINGS_OF_KINDS: Final = {
-    "credentials": ("openfaas",),
+    "credentials": ("openfaas", "http"),
     "direct_url": ("openfaas",),
     "domain": ("knative",),
     "cluster": ("knative",),
     "wake_url": ("http",),
 }
+RIFF_NAMESPACE: Final = "default"
+"""riff 0.0.x finds a topic by its bare name, in whichever namespace it is."""
 _TEMPLATES: Final = frozenset({"knative", "http"})
 """Kinds whose address may name the function."""
 _EVERYBODY: Final = frozenset({"0.0.0.0/0", "::/0"})
@@ -161,13 +163,30 @@ def _suffixes(host: str) -> list[str]:
 def _check_namespaces(platform: Source[PlatformDocument], findings: Findings) -> None:
     """Two tenants in one namespace of one platform say what is whose, and nothing is both's."""
     document = platform.document
+
+    def backend_of(tenant: str) -> Backend:
+        return document.backends[document.tenants[tenant].backend]
+
     neighbours: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name, entry in document.tenants.items():
-        if entry.backend in document.backends:
-            # By address: two names for one platform are one platform.
-            neighbours[address_of(document.backends[entry.backend].url), entry.namespace].append(name)
-    for names in neighbours.values():
+        backend = document.backends.get(entry.backend)
+        if backend is None:
+            continue
+        if backend.kind == "riff" and entry.namespace != RIFF_NAMESPACE:
+            text = (
+                f"riff 0.0.x knows no namespaces: expected namespace: {RIFF_NAMESPACE}, and owns where tenants share it"
+            )
+            findings.mistake(platform, text, "tenants", name, "namespace")
+        # By address: two names for one platform are one platform.
+        is_told = backend.kind != "http" or "{namespace}" in backend.url
+        neighbours[address_of(backend.url), entry.namespace if is_told else ""].append(name)
+    for (_, namespace), names in neighbours.items():
         if len(names) < 2:
+            continue
+        if not namespace and any("{function}" not in backend_of(name).url for name in names):
+            for name in names:
+                text = "other tenants reach the same service by this url: expected {namespace} or {function} in it"
+                findings.mistake(platform, text, "tenants", name, "backend")
             continue
         claims = []
         for name in names:

@@ -25,6 +25,7 @@ from policies.framing import PLAIN, PLAIN_1_0, ShownProof, is_visible, read_fact
 from policies.header_fields import (
     AUTHORIZATION,
     BAD,
+    CALLBACK_URL,
     COOKIE,
     FIRST_PASSED,
     FIRST_READ,
@@ -228,6 +229,8 @@ class HeadMemo:
         self._request = request
 
 
+_UNREAD_WHEN_REPEATED: Final = frozenset({TRACEPARENT, CALLBACK_URL})
+"""Nothing depends on these but what they name: two of them name nothing."""
 _host_memo: dict[bytes, tuple[str, int | None]] = {}
 """Host field -> host and port."""
 
@@ -290,7 +293,7 @@ def _read_head(head: Head, trusted: TrustedPeers) -> AccessRequest | Deny:
             found[kind] = value
         elif kind in JOINED_BY:
             found[kind] += JOINED_BY[kind] + value
-        elif kind == TRACEPARENT:
+        elif kind in _UNREAD_WHEN_REPEATED:
             found[kind] = b""
         else:
             return _TWO_CREDENTIALS if kind == AUTHORIZATION else _REPEATED
