@@ -109,7 +109,9 @@ def test_names_follow_the_conventions(family: Counter | Gauge | Histogram) -> No
     assert family.name.endswith("_total") == (family.kind == "counter")
     assert "milli" not in family.name
     assert family.help.endswith(".")
-    assert not {"path", "subject", "token", "client_ip", "host", "function"} & set(family.labels)
+    # Functions that the platform has confirmed, and only while somebody waits for them.
+    outsiders = set() if family.name == "portero_held_requests_by_function" else {"function"}
+    assert not ({"path", "subject", "token", "client_ip", "host"} | outsiders) & set(family.labels)
 
 
 def test_every_family_is_rendered() -> None:
