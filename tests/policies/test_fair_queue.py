@@ -503,19 +503,23 @@ def bare_heap_s(flows: int) -> float:
 
 
 def operation_s(flows: int) -> float:
-    """The mean of push, pop and finished with so many callers waiting, each with two requests."""
+    """The mean of push, pop and finished with so many callers waiting, each with two requests; the best of three."""
     queue, tickets = FairQueue(), itertools.count()
     for n in range(2 * flows):
         queue.push(waiter(next(tickets), str(n % flows)), 0.0)
-    newcomers = [waiter(next(tickets), str(n % flows)) for n in range(5000)]
-    begun = time.process_time()
-    for newcomer in newcomers:
-        queue.finished(queue.pop().ticket, 0.1)
-        queue.push(newcomer, 0.0)
-    return (time.process_time() - begun) / len(newcomers) / 3
+    best_s = float("inf")
+    for _ in range(3):
+        newcomers = [waiter(next(tickets), str(n % flows)) for n in range(5000)]
+        begun = time.process_time()
+        for newcomer in newcomers:
+            queue.finished(queue.pop().ticket, 0.1)
+            queue.push(newcomer, 0.0)
+        best_s = min(best_s, (time.process_time() - begun) / len(newcomers) / 3)
+    return best_s
 
 
+@pytest.mark.alone
 def test_an_operation_takes_five_microseconds_with_ten_thousand_callers() -> None:
     """Q12, in CPU time; more where a bare heap of as many takes more than 1.5 us, as it did there."""
     allowed_s = 5e-6 * max(1.0, bare_heap_s(10_000) / 1.5e-6)
-    assert min(operation_s(10_000) for _ in range(3)) <= allowed_s
+    assert operation_s(10_000) <= allowed_s
