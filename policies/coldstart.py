@@ -549,7 +549,8 @@ class Room:
                 self._ask_at = now + _poll_s(0.0)  # a replica may be ready before the call itself is answered
             self._commands.append(Wake(self._wake_tenant, 0 < self._wake_backoff.failures < _PATIENCE))
         if self._wake_started_at is not None and self._ask_at is None and not self._is_asking:
-            self._ask_at = now + (_poll_s(now - self._wake_started_at) if self._waiters else FRESH_S)
+            poll_s = _poll_s(now - self._wake_started_at) if self._waiters else FRESH_S
+            self._ask_at = max(now, self._asked_at + poll_s)  # from asking to asking, however long an answer takes
 
     def _want_slots(self) -> None:
         """Say what is used and wanted of a shared concurrency, if that is news."""

@@ -44,7 +44,7 @@ MAX_HELD: Final = 10_000
 MAX_HELD_BYTES: Final = 512 * 1024 * 1024
 """Of bodies held at once in one process, in memory and in files."""
 MAX_FUNCTIONS: Final = 10_000
-"""Functions remembered at once: about 2 KiB each. Names that do not exist are among them, until there is no room."""
+"""Functions remembered at once: about 6 KiB each. Names that do not exist are among them, until there is no room."""
 _LOOKED_AT: Final = 16
 """Rooms looked at to find an idle one when all places are taken: some 5 us."""
 _SWEEP_S: Final = 60.0

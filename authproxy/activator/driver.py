@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple, assert_never
@@ -146,7 +145,7 @@ class Driver:
         """A wake that was not called for, because the platform said that a replica was up."""
         self._pool: SlotPool | None = None
         self._calls: set[asyncio.Task[None]] = set()
-        self._events: deque[Event] = deque()
+        self._events: list[Event] = []
         self._is_feeding = False
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
@@ -261,10 +260,11 @@ class Driver:
         self._is_feeding = True
         self.room.sharers = self._tools.cluster.sharers
         try:
-            while self._events:
-                for command in self.room.on(self._events.popleft()):
+            for happened in self._events:  # which grows meanwhile
+                for command in self.room.on(happened):
                     self._obey(command)
         finally:
+            self._events.clear()
             self._is_feeding = False
         self._set_timer()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from itertools import pairwise
 from statistics import quantiles
 
 import pytest
@@ -85,3 +86,16 @@ async def test_a_release_follows_readiness_at_once() -> None:
     cuts = quantiles(late_s, n=100)
     assert cuts[49] <= 0.040, late_s
     assert cuts[98] <= 0.075, late_s
+
+
+@pytest.mark.parametrize("lag_s", [0.001, 0.02, 0.08], ids=["quick", "slow", "slower than the pause"])
+@in_jumping_time
+async def test_polls_are_counted_from_asking_to_asking(lag_s: float) -> None:
+    """However long the answers take: a slow platform does not delay the release beyond its own slowness."""
+    made = Waiting(Platform(start_s=2.0))
+    made.platform.lag_s = lag_s
+    let_in(await made.hold(place()))
+    asked = made.platform.asked
+    pauses_s = [later - earlier for earlier, later in pairwise(asked[2:])]
+    assert pauses_s == pytest.approx([max(0.05, lag_s)] * len(pauses_s), abs=0.0011)
+    await made.activator.close()
