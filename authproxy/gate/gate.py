@@ -21,6 +21,7 @@ from typing import Any, Final
 from authproxy.activator import Activator, Grant
 from authproxy.audit import get_logger
 from authproxy.backends import Backends
+from authproxy.gate.asking import WAIT, Asking
 from authproxy.gate.identify import Identifier
 from authproxy.gate.live import LiveRegistry
 from authproxy.gate.names import new_request_id
@@ -39,27 +40,23 @@ from authproxy.gate.verdict import (
 from authproxy.limits.concurrency import ConcurrencyLimits, Lease
 from authproxy.limits.store import LimitStore
 from authproxy.policy_folder import PolicyFolder
-from authproxy.upstream.departure import Destination
 from authproxy.upstream.held_body import HoldableBody
 from policies.decision import Allow, Answer, Challenge, Decision, Defer, Deny, Page, Problem, Reason, Refusal
 from policies.limits import Parallel, concurrency_for
 from policies.navigation import login_location
-from policies.no_wake import asleep_answer, no_wake_rule
-from policies.overflow import fallback_of, with_page
-from policies.pipeline import Identify, Need, Ready, Spend, Spent, judge, judge_again
+from policies.no_wake import asleep_answer
+from policies.overflow import with_page
+from policies.pipeline import Identify, Need, Ready, Spend, Spent, judge
 from policies.principal import Principal
 from policies.problem import login_redirect, problem
 from policies.ratelimit import ratelimit_fields
 from policies.request import AccessRequest, Head, HeadMemo, TrustedPeers, read_head
 from policies.tables import Place, PolicySet, TenantTable
-from policies.tenancy import resolve, tenant_of
+from policies.tenancy import tenant_of
 from policies.upstream_identity import answer_block, request_block
 from policies.waiting_page import as_waiting_page
 
 Judging = Generator[Need, Any, Decision]
-
-_WAIT: Final = object()
-"""The answer to a need is not at hand."""
 
 _ENDS_ITS_CONNECTION: Final = frozenset({Reason.BAD_REQUEST, Reason.HEAD_TOO_LARGE})
 
@@ -92,6 +89,9 @@ class Gate:
         self._store = store
         self._concurrency = concurrency
         self._activator = activator
+        self._asking = Asking(
+            folder=folder, identifier=identifier, store=store, activator=activator, backends=backends, clock=clock
+        )
         self._backends = backends
         self._recorder = recorder
         self._assert = assertion
@@ -182,13 +182,13 @@ class Gate:
         try:
             while True:
                 now = self._clock()
-                answer = self._answer_now(need, now)
-                if answer is _WAIT:
+                answer = self._asking.answer_now(need, now)
+                if answer is WAIT:
                     if isinstance(need, Ready):
-                        answer = await self._hold(need, case, body)
+                        answer = await self._asking.hold(need, case, body)
                         case.held_s += self._clock() - now
                     else:
-                        answer = await self._answer(need, now)
+                        answer = await self._asking.answer(need, now)
                 if type(answer) is Principal:
                     case.principal = answer
                 need = undecided.judging.send(answer)
@@ -205,81 +205,6 @@ class Gate:
     def abandon(self, undecided: Undecided) -> None:
         """The client left before ``decide`` was awaited: count and audit it."""
         self._refuse(Deny(Reason.CLIENT_GONE, tenant=undecided.need.place.tenant.name), undecided.case)
-
-    def _answer_now(self, need: Need, now: float) -> Any:
-        if type(need) is Identify:
-            answer = self._identifier.identify_now(need.place.tenant, need.request, now)
-            return _WAIT if answer is None else answer
-        if type(need) is Spend:
-            spent = self._store.spend_now(need.place.tenant.name, need.checks, now)
-            return _WAIT if spent is None else spent
-        return None if self._activator.ready_now(need.place) else _WAIT
-
-    async def _answer(self, need: Identify | Spend, now: float) -> Any:
-        if isinstance(need, Identify):
-            return await self._identifier.identify(need.place.tenant, need.request, now)
-        return await self._store.spend(need.place.tenant.name, need.checks, now)
-
-    async def _hold(
-        self, need: Ready, case: Case, body: HoldableBody | None = None, *, is_deferred: bool = False
-    ) -> Principal | Refusal:
-        """
-        Wait until the function is awake, then ask 2 and 3 again: a token may have expired, a policy changed. The answer
-        is who the caller is by then: a session that has ended leaves nobody, whom public functions serve all the same.
-        """
-        destination = self._destination(need.place, need.request)
-        if isinstance(destination, Deny):
-            return destination  # what cannot be asked of the platform wakes nothing
-        granted = await self._activator.hold(
-            need.place,
-            need.principal,
-            need.request,
-            body=body,
-            may_wake=no_wake_rule(need.place, need.request) is None,
-            is_deferred=is_deferred,
-        )
-        if not isinstance(granted, Grant):
-            return granted
-        # From here on a place at the function is taken: whatever happens, it is given back or passed on.
-        answer: Principal | Refusal | None = None
-        try:
-            answer = await self._judge_again(need.request, need.place.function)
-        finally:
-            if isinstance(answer, Principal):
-                case.grant = granted
-            else:
-                self._activator.finished(need.place, granted)
-        return answer
-
-    async def _judge_again(self, request: AccessRequest, function: str) -> Principal | Refusal:
-        place = self._place_again(request, function)
-        if not isinstance(place, Place):
-            return place
-        judging = judge_again(request, place, self._clock())
-        try:
-            need = next(judging)
-            while True:
-                now = self._clock()
-                answer = self._answer_now(need, now)
-                if answer is _WAIT:
-                    if isinstance(need, Ready):  # it is not asked a second time
-                        return Deny(Reason.INTERNAL_ERROR)
-                    answer = await self._answer(need, now)
-                need = judging.send(answer)
-        except StopIteration as stop:
-            again: Principal | Refusal = stop.value
-            return again
-
-    def _place_again(self, request: AccessRequest, function: str) -> Place | Refusal:
-        """Question 1 by the policies of now, of a request that goes to ``function``: its own, or the fallback."""
-        place = resolve(request, self._folder.active)
-        if isinstance(place, Answer | Page):
-            return Deny(Reason.INTERNAL_ERROR)
-        if not isinstance(place, Place) or place.function == function:
-            return place
-        if place.spec.cold_start.fallback == function and (other := fallback_of(place)) is not None:
-            return other
-        return Deny(Reason.POLICY_UNAVAILABLE, retry_after_s=1, tenant=place.tenant.name)
 
     # -- concluding ----------------------------------------------------------------------------------------------
 
@@ -314,7 +239,7 @@ class Gate:
         if case.policies is not self._folder.active and not self.judge_again_now(request, principal, place.function):
             # Swapped while it waited: what runs was judged again then, and nobody would do so with this one.
             return Deny(Reason.POLICY_UNAVAILABLE, retry_after_s=1, tenant=place.tenant.name)
-        destination = self._destination(place, request)
+        destination = self._asking.destination(place, request)
         if isinstance(destination, Deny):
             return destination
         leaving = request_block(request, place, principal, request_id, destination.target, destination.host)
@@ -337,15 +262,6 @@ class Gate:
         self.live.enter(passed)
         return passed
 
-    def _destination(self, place: Place, request: AccessRequest) -> Destination | Deny:
-        backend = self._backends.get(place.tenant.backend)
-        if backend is None:  # a reload took it away while the request was judged
-            return Deny(Reason.POLICY_UNAVAILABLE, retry_after_s=1, tenant=place.tenant.name)
-        destination = backend.destination(place, request.target.query, request)
-        if isinstance(destination, Deny):  # a backend refuses paths and knows no tenants
-            return replace(destination, tenant=place.tenant.name)
-        return destination
-
     def is_revoked(self, tenant: TenantTable, principal: Principal) -> bool:
         """Whether a logout has ended who was named before: a few dict probes."""
         return self._identifier.is_revoked(tenant, principal)
@@ -355,23 +271,12 @@ class Gate:
         Until when an exchange with ``function`` that was begun as ``principal`` may go on under the active policies,
         Unix seconds; 0.0: no longer; None: somebody has to be asked.
         """
-        place = self._place_again(request, function)
-        if not isinstance(place, Place):
-            return 0.0
-        judging = judge_again(request, place, self._clock())
-        try:
-            need = next(judging)
-            while True:
-                answer = self._answer_now(need, self._clock())
-                if answer is _WAIT:
-                    return None
-                need = judging.send(answer)
-        except StopIteration as stop:
-            return _holds_until(stop.value, principal)
+        again = self._asking.judge_again_now(request, function)
+        return None if again is None else _holds_until(again, principal)
 
     async def judge_again(self, request: AccessRequest, principal: Principal, function: str) -> float:
         """As ``judge_again_now``, asking whom it takes."""
-        return _holds_until(await self._judge_again(request, function), principal)
+        return _holds_until(await self._asking.judge_again(request, function), principal)
 
     # -- ending --------------------------------------------------------------------------------------------------
 
@@ -424,7 +329,7 @@ class Gate:
         passed.has_place = False
         self._activator.finished(place, passed.grant)
         began = self._clock()
-        released = await self._hold(Ready(place, principal, passed.request), passed.case, body)
+        released = await self._asking.hold(Ready(place, principal, passed.request), passed.case, body)
         passed.case.held_s += self._clock() - began
         if not isinstance(released, Principal):
             return self._not_held(passed, released)
@@ -438,7 +343,7 @@ class Gate:
         return None
 
     def _not_held(self, passed: Passed, refusal: Refusal) -> Refused:
-        """What question 5 says of a request that is asked it once more, as it is said to those who are asked it first."""
+        """What question 5 says of a request that is asked it once more, as it says it to those who are asked first."""
         place, request = passed.allow.place, passed.request
         if not isinstance(refusal, Deny):
             return self.fail(passed, refusal)
@@ -505,7 +410,7 @@ class Gate:
         case.has_waited = True
         began = self._clock()
         try:
-            released = await self._hold(
+            released = await self._asking.hold(
                 Ready(allow.place, allow.principal, deferred.request), case, body, is_deferred=True
             )
             case.held_s += self._clock() - began
