@@ -16,19 +16,18 @@ import contextlib
 import itertools
 import random
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any, Final
 
-from redis.asyncio import Redis
-
 from authproxy.activator.cluster import LEASE_S, CountHeld, OnHeld
+from authproxy.activator.cluster_link import ClusterLink
 from authproxy.activator.cluster_places import TTL_S as PLACES_TTL_S
 from authproxy.activator.cluster_places import Need, Places
 from authproxy.activator.cluster_slots import GRACE_S, TTL_S, Grant, RedisSlots, Word
 from authproxy.audit import get_logger
-from authproxy.identity.shared.redis_link import SILENCE_S, TIMEOUT_S, RedisLink, Script
+from authproxy.identity.shared.redis_link import TIMEOUT_S, Script
 from authproxy.limits.connection import COUNT_SCRIPT
 from policies.errors import StoreUnavailable
 
@@ -64,36 +63,6 @@ _ACQUIRE: Final = Script.read("acquire_lease")
 _RENEW: Final = Script.read("renew_lease")
 
 
-class _Link(RedisLink):
-    """Also says what a message says."""
-
-    async def hear(self, channel: str) -> AsyncIterator[bytes | None]:
-        """
-        Subscribe; yields None when subscribed, and then each message, until the connection fails.
-
-        Raises: StoreUnavailable when the subscription ends; there may be a next one.
-        """
-        client = Redis.from_pool(self._pool())
-        try:
-            async with contextlib.aclosing(client.pubsub()) as subscription:
-                async with asyncio.timeout(2 * self._timeout_s):
-                    await subscription.subscribe(channel)
-                while True:
-                    message = await subscription.get_message(timeout=SILENCE_S)
-                    if message is None:
-                        async with asyncio.timeout(2 * self._timeout_s):
-                            await subscription.ping()
-                    elif message["type"] == "message":
-                        yield bytes(message["data"])
-                    elif message["type"] == "subscribe":
-                        yield None
-        except Exception as error:  # noqa: BLE001  # whatever redis-py raises: there is no subscription any more
-            raise StoreUnavailable(f"redis: {type(error).__name__}") from None
-        finally:
-            with contextlib.suppress(Exception):  # whatever it was, the connection is of no use any more
-                await client.aclose()
-
-
 class RedisCluster:
     """
     A ``Cluster``. ``start`` is due before anything else.
@@ -116,7 +85,7 @@ class RedisCluster:
         on_failure: Callable[[], None] | None = None,
     ) -> None:
         self._holder = secrets.token_hex(8)
-        self._link = _Link(url, is_cluster=is_cluster, timeout_s=timeout_s)
+        self._link = ClusterLink(url, is_cluster=is_cluster, timeout_s=timeout_s)
         self._on_failure = on_failure
         self._numbers = itertools.count(1)
         self._sharers = 1
@@ -220,13 +189,19 @@ class RedisCluster:
         for pool in tuple(self._pools.values()):
             pool.close()
         await _end(followers)
-        with contextlib.suppress(TimeoutError, StoreUnavailable):
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
-                await asyncio.gather(*self._tasks)
-                await self._places.close()
-                await self._link.call("ZREM", _PORTEROS, self._holder)
+                await asyncio.gather(*self._tasks, self._give_back(), self._go())
         await _end(self._tasks)
         await self._link.close()
+
+    async def _give_back(self) -> None:
+        with contextlib.suppress(StoreUnavailable):  # then it is free when this Portero is forgotten
+            await self._places.close()
+
+    async def _go(self) -> None:
+        with contextlib.suppress(StoreUnavailable):
+            await self._link.call("ZREM", _PORTEROS, self._holder)
 
     async def _beat(self) -> None:
         """Say that this Portero lives, count who does, and renew the places."""

@@ -133,7 +133,7 @@ async def test_lost_messages_cost_a_quarter_of_a_second(lasting: RedisServer) ->
 async def test_a_restart_of_redis_lets_nobody_in_twice(redis: RedisServer) -> None:
     """It forgets who uses what: nothing is given until all have said so; then it goes on."""
     async with portero(redis.url) as one, portero(redis.url) as other:
-        key, replica = fresh_key(), Replica(1, service_s=2.5)
+        key, replica = fresh_key(), Replica(1, service_s=1.5)
         rooms = [SlotRoom(each, key, replica) for each in (one, other)]
         rooms[0].arrive()
         await until(lambda: replica.in_flight == 1)
