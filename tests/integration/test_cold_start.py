@@ -37,11 +37,17 @@ async def test_a_thousand_requests_wake_a_function_once(world: World) -> None:
     assert len(world.faas.requests) == 1000
 
 
+async def change_policy(world: World, old: str, new: str) -> None:
+    file = world.policies / "acme.yaml"
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+    assert await world.app.parts.folder.reload()
+
+
 async def test_nobody_waits_past_the_deadline(world: World) -> None:
     """A function that never becomes ready: each request is refused 504 at its deadline, none reaches the function."""
-    file = world.policies / "acme.yaml"
-    file.write_text(file.read_text().replace("max_wait: 10s", "max_wait: 1s"))
-    assert await world.app.parts.folder.reload()
+    await change_policy(world, "max_wait: 10s", "max_wait: 1s")
     world.faas.add("survey-report", "acme", replicas=0, start_s=60)
     token = world.token()
     started = time.monotonic()
@@ -60,6 +66,70 @@ async def test_a_stranger_never_wakes_a_function(world: World) -> None:
         assert answer.status in {401, 403}
     assert not world.faas.wake_calls
     assert not world.faas.status_calls
+
+
+async def test_a_flood_of_strangers_wakes_nothing(world: World) -> None:
+    """500 requests without a right to the function, at once: not one call to the platform, nobody held."""
+    world.faas.add("survey-report", "acme", replicas=0)
+    tokens = (None, "nonsense", world.token("bob", ()), world.token(tenants=("globex",)))
+    asked = (world.get("/reports/es", token=tokens[n % 4]) for n in range(500))
+    answers = await asyncio.gather(*asked)
+    assert {answer.status for answer in answers} <= {401, 403, 429}
+    assert not world.faas.wake_calls
+    assert not world.faas.status_calls
+    assert not world.faas.requests
+    assert world.app.parts.activator.held == 0
+
+
+async def test_impatient_clients_leave_nothing_behind(world: World) -> None:
+    """
+    200 requests a second with bodies, a client timeout of 0.3 s, a function that never wakes (the case of
+    knative/serving#13583): one wake, and when they have gone no place, no byte and no task of theirs is left.
+    """
+    world.faas.add("survey-submit", "acme", replicas=0, start_s=60)
+    data = request_bytes("POST /function/survey-submit", body=b"x" * 1000)
+    parts = world.app.parts
+    most = 0
+
+    async def one() -> None:
+        _, writer = await asyncio.open_connection(*world.app.public_address)
+        writer.write(data)
+        await asyncio.sleep(0.3)
+        writer.close()
+
+    tasks = []
+    for _ in range(400):
+        tasks.append(asyncio.create_task(one()))
+        most = max(most, parts.activator.held)
+        await asyncio.sleep(0.005)
+    await asyncio.gather(*tasks)
+    deadline = time.monotonic() + 2
+    while parts.activator.held or parts.metrics.held_body_bytes.value() or len(parts.live):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+    assert 0 < most <= 100
+    assert parts.metrics.held_requests.value(("acme",)) == 0
+    assert parts.activator.held_by_function() == []
+    assert len(world.faas.wake_calls) == 1
+    assert not world.faas.requests
+
+
+async def test_nobody_is_let_in_before_the_function_itself_answers(world: World) -> None:
+    """The platform counts a replica as ready half a second before it listens: nobody gets to see its 502."""
+    listens_at = time.monotonic() + 1.0
+
+    async def starting(invocation: Invocation) -> web.StreamResponse:
+        is_up = time.monotonic() >= listens_at
+        return web.Response(status=200 if is_up else 502, text=invocation.path.decode())
+
+    await change_policy(world, "max_wait: 10s", "probe: /ready, max_wait: 10s")
+    world.faas.add("survey-report", "acme", replicas=0, start_s=0.3, handler=starting)
+    token = world.token()
+    answers = await asyncio.gather(*(world.get("/reports/es", token=token) for _ in range(50)))
+    assert {(answer.status, answer.body) for answer in answers} == {(200, b"/by-country/es")}
+    assert time.monotonic() >= listens_at
+    assert {invocation.path for invocation in world.faas.requests} == {b"/ready", b"/by-country/es"}
+    assert len(world.faas.wake_calls) == 1
 
 
 async def test_a_client_that_leaves_is_forgotten(world: World) -> None:
@@ -90,9 +160,7 @@ async def test_a_policy_that_changes_while_held_is_asked_again(world: World) -> 
     world.faas.add("survey-report", "acme", replicas=0, start_s=6)
     waiting = asyncio.create_task(world.get("/reports/es", token=world.token()))
     await asyncio.sleep(0.3)
-    file = world.policies / "acme.yaml"
-    file.write_text(file.read_text().replace("groups: [analysts]", "groups: [others]"))
-    assert await world.app.parts.folder.reload()
+    await change_policy(world, "groups: [analysts]", "groups: [others]")
     answer = await waiting
     assert (answer.status, answer.reason) == (403, "no-rule-allows")
     assert not world.faas.requests
