@@ -12,6 +12,7 @@ from rich.text import Text
 
 from authproxy.demo.people import PASSWORD, PEOPLE
 from authproxy.demo.run import Demo
+from policies.tenancy import OUR_PAGES
 
 
 def portero_command() -> str:
@@ -33,6 +34,9 @@ def announce(demo: Demo, console: Console, seconds: float) -> None:
         return f"curl -i{more} -H 'Host: {where}'{credential} {public}{path}"
 
     ana = "--tenant acme --as ana"
+    later, browser = " -H 'Prefer: respond-async'", " -H 'Accept: text/html' -H 'Sec-Fetch-Mode: navigate'"
+    asleep = f"{portero} demo sleep survey-web --tenant acme"
+    crowd = f"curl -sZ --parallel-immediate -o /dev/null -w '%{{http_code}}\\n' -H 'Host: {host}' '{public}/?[1-40]'"
     answer = """ -H 'Content-Type: application/json' -d '{"country": "es", "score": 5}'"""
     tries = (
         ("the form; it is public", ask("/")),
@@ -45,6 +49,19 @@ def announce(demo: Demo, console: Console, seconds: float) -> None:
         ("... and answer in another terminal", ask("/answers", more=answer)),
         ("a cold start: put it to sleep ...", f"{portero} demo sleep survey-report --tenant acme"),
         ("... and ask; the request is held until it is awake", ask("/reports/es", ana)),
+        ("or have it answered later: 202, and where it will be ...", ask("/reports/es", ana, more=later)),
+        (
+            "... and fetch it, with its ID in place of ID: 202 while it is pending, then the answer",
+            ask(f"{OUR_PAGES}result/ID", ana),
+        ),
+        (
+            "40 at once at a form that sleeps: 20 wait for it, 20 are told 429",
+            f"{asleep} && {crowd} 2> /dev/null | sort | uniq -c",
+        ),
+        (
+            "... and what a browser gets meanwhile: a page that comes back by itself",
+            f"{asleep} && ({crowd} > /dev/null 2>&1 &) && sleep 0.5 && {ask('/', more=browser)}",
+        ),
     )
     places = (
         ("policies", f"{demo.files.policies}  (edit a file, and see it taken up or refused)"),

@@ -29,6 +29,10 @@ TELLING_FIELDS: Final = (
     "WWW-Authenticate",
     "X-Portero-Reason",
     "X-Portero-Cold-Start",
+    "Server-Timing",
+    "Location",
+    "Preference-Applied",
+    "X-Portero-Result",
     "Retry-After",
     "RateLimit-Policy",
     "RateLimit",
@@ -74,6 +78,8 @@ class Walk:
         self.console = console
         self.session = session
         self.browser = TourBrowser(session, demo.public_url)
+        self.cold_start_s = 0.0
+        """What the last one of acme's form took, seconds."""
         self.tokens = {
             "ANA": demo.provider.issue_token("acme", "ana"),
             "BOB": demo.provider.issue_token("acme", "bob"),
@@ -90,17 +96,27 @@ class Walk:
         caller: str | None = None,
         cookie: str | None = None,
         json_body: Any = None,
+        method: str | None = None,
+        more: Mapping[str, str] | None = None,
         is_shown: bool = True,
     ) -> Answer:
-        """One request to the public listener, by its address and with the tenant's host: no name is resolved."""
-        host = host or self.demo.files.hosts[tenant]
+        """
+        One request to the public listener, by its address and with the tenant's host: no name is resolved.
+
+        ``more`` are further fields; without ``method`` it is a GET, or a POST of ``json_body``.
+        """
+        host, more = host or self.demo.files.hosts[tenant], more or {}
+        method = method or ("GET" if json_body is None else "POST")
         if is_shown:
-            self.show_request(path, host=host, caller=caller, has_cookie=cookie is not None, json_body=json_body)
+            has_cookie = cookie is not None
+            self.show_request(
+                path, host=host, caller=caller, has_cookie=has_cookie, json_body=json_body, method=method, more=more
+            )
         started = time.perf_counter()
         async with self.session.request(
-            "GET" if json_body is None else "POST",
+            method,
             URL(self.demo.public_url + path, encoded=True),
-            headers=self.fields(host, caller) | ({} if cookie is None else {"Cookie": cookie}),
+            headers={**self.fields(host, caller), **more, **({} if cookie is None else {"Cookie": cookie})},
             json=json_body,
             allow_redirects=False,
         ) as response:
@@ -154,8 +170,11 @@ class Walk:
         caller: str | None = None,
         has_cookie: bool = False,
         json_body: Any = None,
+        method: str = "GET",
+        more: Mapping[str, str] | None = None,
     ) -> None:
-        parts = ["$ curl -i", f"-H 'Host: {host}'"]
+        parts = ["$ curl -I" if method == "HEAD" else "$ curl -i", f"-H 'Host: {host}'"]
+        parts += [f"-H '{name}: {value}'" for name, value in (more or {}).items()]
         if caller:
             parts.append(f'-H "Authorization: Bearer ${caller}"')
         if has_cookie:

@@ -11,13 +11,13 @@ import aiohttp
 
 from authproxy.demo.tour import NotAsPromised, Step, Walk
 from authproxy.demo.tour_login import log_in, log_out, no_session_elsewhere
+from authproxy.demo.tour_waiting import answered_later, cold_start, not_worth_waking, overflow
 
 MAX_EVENT_LATENCY_S: Final = 0.25
 """From the function's write to the client's read, on a machine that also runs everything else of the demo."""
 BURST_BOUND: Final = 600
 """More requests than acme's burst of 250 can ever admit in the seconds that they take."""
 BURST_AT_ONCE: Final = 16
-SLEEPERS: Final = 20
 
 
 async def public_form(walk: Walk) -> None:
@@ -99,24 +99,6 @@ async def _next_event(stream: aiohttp.ClientResponse) -> dict[str, Any]:
         if line.startswith(b"data: "):
             return dict(json.loads(line[6:]))
     raise NotAsPromised("expected an event, got the end of the stream")
-
-
-async def cold_start(walk: Walk) -> None:
-    function = walk.demo.platform.functions["acme", "survey-report"]
-    walk.note("$ portero demo sleep survey-report --tenant acme", style="cyan")
-    await walk.demo.platform.sleep("survey-report", "acme")
-    walk.promise(not function.ready, "no replica", len(function.ready))
-    walk.note(f"replicas: {len(function.ready)}; now {SLEEPERS} requests at once")
-    wakes = await walk.metric("portero_wakes_total", tenant="acme")
-    others = [walk.ask("/reports", caller="CI", is_shown=False) for _ in range(SLEEPERS - 1)]
-    answer, *rest = await asyncio.gather(walk.ask("/reports/es", caller="ANA"), *others)
-    walk.promise_answer(answer, 200)
-    for other in rest:
-        walk.promise_answer(other, 200)
-    woken = await walk.metric("portero_wakes_total", tenant="acme") - wakes
-    walk.note(f"held for {answer.duration_s:.2f} s; all {SLEEPERS} answered, {woken:.0f} wake call")
-    walk.promise(answer.duration_s >= 0.5, "a request that was held", f"an answer after {answer.duration_s:.2f} s")
-    walk.promise(woken == 1, "one wake call", f"{woken:.0f}")
 
 
 async def too_much(walk: Walk) -> None:
@@ -212,6 +194,9 @@ STEPS: Final = (
     Step("A program signs its own token: acme's service account", service_account),
     Step("A stream: an answer reaches a listener as it is written", live_answers),
     Step("A cold start: the function sleeps, requests are held, one wake, all are answered", cold_start),
+    Step("Who merely looks in wakes nothing: a monitor's HEAD, a crawler", not_worth_waking),
+    Step("An overflow: 429 for programs, a page that comes back for browsers, and others still get in", overflow),
+    Step("Answered later: 202 at once, and the answer for nobody but who asked", answered_later),
     Step("Too much: 429 with Retry-After and RateLimit, for the one caller who overdid it", too_much),
     Step("A broken policy file is refused with file:line:column, and the old one stays", broken_policy),
     Step("A good one is taken up while it runs", new_policy),

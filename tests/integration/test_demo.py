@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -141,7 +142,22 @@ def test_what_is_printed_can_be_pasted(
             ["sh", "-c", command], env=environment, cwd="/", capture_output=True, text=True, timeout=30, check=False
         )
         assert (result.returncode, result.stdout.count(".")) == (0, 2), result.stderr
+    if shutil.which("curl"):
+        shown = pasted(environment, printed, "40 at once")
+        assert shown.split()[-4:] == ["20", "200", "20", "429"]
+        assert 'http-equiv="refresh"' in pasted(environment, printed, "what a browser gets")
+        assert "\nLocation: /.portero/result/" in pasted(environment, printed, "answered later")
     assert demo.poll() is None
+
+
+def pasted(environment: dict[str, str], printed: str, title: str) -> str:
+    """What the line below the title with these words prints in a shell of another folder."""
+    line = re.search(rf"^# .*{title}.*\n(.+)$", printed, re.MULTILINE)
+    assert line is not None
+    shell = ["sh", "-c", line[1]]
+    result = subprocess.run(shell, env=environment, cwd="/", capture_output=True, text=True, timeout=30, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 @pytest.mark.slow
@@ -194,6 +210,18 @@ def test_the_tour_keeps_its_promises(environment: dict[str, str]) -> None:
         "RateLimit: ",
         "acme.yaml:",
         "/.portero/callback  303",
+        "all 20 answered, 1 wake call",
+        "X-Portero-Cold-Start: true",
+        "Server-Timing: hold;dur=",
+        "function-asleep",
+        "HTTP 429 queue-full",
+        "This page comes back by itself in ",
+        "of the crowd, 19 got the form, 11 were turned away",
+        "HTTP 202",
+        "Location: /.portero/result/",
+        "X-Portero-Result: pending",
+        "X-Portero-Result: done",
+        "result-unknown",
     ):
         assert told in result.stdout
     for secret in ("eyJ", "__Host-", "code=", "state="):

@@ -16,7 +16,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from authproxy.backends.openfaas import OpenFaasBackend
 from authproxy.demo.functions_platform import FunctionsPlatform
+from policies.tables import BackendSpec
 
 AUTHORIZATION = {"Authorization": "Basic " + b64encode(b"admin:pass").decode()}
 
@@ -181,6 +183,24 @@ async def test_a_replica_that_dies_is_replaced(platform: FunctionsPlatform) -> N
     assert function.ready[0].process.pid != replica.process.pid
 
 
+async def test_it_answers_as_portero_asks(platform: FunctionsPlatform) -> None:
+    """Readiness, the probe of a function's own health and the wake, over the adapter that Portero has for OpenFaaS."""
+    spec = BackendSpec("faas", "openfaas", platform.url, "faas-admin")
+    backend = OpenFaasBackend(spec, lambda file: b"admin" if file.endswith("user") else b"pass")
+    try:
+        assert (await backend.readiness("acme", "survey-report")).ready_replicas == 1
+        assert await backend.probe("acme", "survey-report", None)
+        await platform.sleep("survey-report", "acme")
+        assert (await backend.readiness("acme", "survey-report")).ready_replicas == 0
+        assert not await backend.probe("acme", "survey-report", None)
+        await backend.wake("acme", "survey-report")
+        await platform.settled()
+        assert await backend.probe("acme", "survey-report", None)
+        assert not (await backend.readiness("acme", "none")).does_exist
+    finally:
+        await backend.close()
+
+
 async def test_idle_functions_fall_asleep(tmp_path: Path) -> None:
     """A function that nobody asks for is scaled to zero by itself."""
     platform = FunctionsPlatform({"acme": ("survey-web",)}, user="u", password="p", start_delay_s=0, idle_s=0.3)
@@ -207,7 +227,9 @@ async def test_stop_ends_every_process(platform: FunctionsPlatform) -> None:
 
 KILLED = """
 import asyncio
+from authproxy.backends.openfaas import OpenFaasBackend
 from authproxy.demo.functions_platform import FunctionsPlatform
+from policies.tables import BackendSpec
 async def main():
     platform = FunctionsPlatform({"acme": ("survey-web", "survey-report")}, user="u", password="p", start_delay_s=0)
     await platform.start()
