@@ -68,9 +68,7 @@ async def overflow(walk: Walk) -> None:
         walk.note(f"{CROWD - MAX_HELD} of them are told at once that there is no room, and so is one more:")
         await _woken(walk, wakes)
         _promise_turned_away(walk, await walk.ask("/"))
-        walk.note(
-            f"the last cold start took {walk.cold_start_s:.1f} s: so much, but for what has passed, is the advice"
-        )
+        walk.note(f"Retry-After: what is left of a usual cold start; the last one took {walk.cold_start_s:.1f} s")
         await _others_in_a_crowd(walk)
         answered = sum(answer.status == 200 for answer in await asyncio.gather(*crowd))
         walk.note(f"of the crowd, {answered} got the form, {CROWD - answered} were turned away")
