@@ -17,6 +17,7 @@ from policies.decision import Deny, Reason
 from policies.principal import anonymous
 from policies.tables import Ceilings, Place
 from tests.authproxy.activator.front import ANA, FUNCTION, KEY, REQUEST, front, let_in, refused, until
+from tests.authproxy.activator.scripted import in_jumping_time
 from tests.fakes.places import place, tenant
 
 
@@ -358,9 +359,10 @@ class Broken:
 
 
 @pytest.mark.parametrize("backends", [{"faas": Broken()}, {}], ids=["defect", "no longer configured"])
+@in_jumping_time
 async def test_a_backend_with_a_defect_is_a_failed_wake(backends: dict[str, Backend]) -> None:
     """Those who wait get an answer, whatever breaks."""
-    activator = Activator(backends, Metrics(), jitter=lambda: 0.0)
+    activator = Activator(backends, Metrics(), clock=asyncio.get_running_loop().time, jitter=lambda: 0.0)
     answer = refused(await activator.hold(place(FUNCTION), anonymous(), REQUEST))
     assert answer.reason is Reason.WAKE_FAILED
     await activator.close()
@@ -412,10 +414,10 @@ async def test_a_corrected_system_clock_holds_nobody_longer_or_less(
     """Set back, it neither stops the polling nor moves a deadline; set forward, it refuses nobody before time."""
     real = time.time
     async with front() as made:
-        made.faas.add(FUNCTION, "acme", replicas=0, start_s=0.3)
+        made.faas.add(FUNCTION, "acme", replicas=0, start_s=0.2)
         made.faas.add("never", "acme", replicas=0, start_s=60)
         woken = made.hold(place(FUNCTION, max_wait_s=5.0))
-        in_vain = made.hold(place("never", max_wait_s=1.0))
+        in_vain = made.hold(place("never", max_wait_s=0.4))
         await until(lambda: made.activator.held == 2)
         monkeypatch.setattr(time, "time", lambda: real() + step_s)
         let_in(await asyncio.wait_for(woken, 2.0))
