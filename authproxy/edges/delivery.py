@@ -202,10 +202,8 @@ class Delivery:
         try:
             await self._serve(exchange, connection)
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if not exchange.is_drained or exchange.is_gone or task is None:
+            if not exchange.is_drained or exchange.is_gone or not _go_on():
                 raise
-            task.uncancel()  # by ``refuse_draining``: the connection's task goes on to its end
             if not exchange.has_started:
                 self._refuse_drained(exchange, None)
         finally:
@@ -379,3 +377,15 @@ class Delivery:
             exchange.abort()  # half an answer is never completed by us
         else:
             write_refusal(self._gate.fail(passed, refusal), exchange)
+
+
+def _go_on() -> bool:
+    """
+    Let the task live that ``refuse_draining`` has cancelled: it sees its connection to its end. A function of its own,
+    because a frame that knows its task and ends by an exception is a cycle that keeps all of the request.
+    """
+    task = asyncio.current_task()
+    if task is None:
+        return False
+    task.uncancel()
+    return True

@@ -133,8 +133,9 @@ class PublicExchange:
             connection.expect_body()
         try:
             data: bytes = await self.payload.readany()
-        except (BodyMalformed, BodyStalled):
-            raise
+        except (BodyMalformed, BodyStalled) as broken:
+            broken.__traceback__ = None  # the payload keeps it, and would keep these frames, which know the payload
+            raise type(broken) from None
         except Exception as error:  # whatever else aiohttp raises here means that the connection is gone
             raise ClientGone from error
         finally:

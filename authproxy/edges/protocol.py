@@ -180,6 +180,9 @@ class ClientConnection(RequestHandler):
         if exchange is not None:
             exchange.is_gone = True
             self._delivery.gone(exchange)
+        # No cycle may be left: until the collector came, all that was held for those who left would fill the memory.
+        self._exchange = None
+        self._messages.clear()
         super().connection_lost(exc)
 
     def abort(self) -> None:

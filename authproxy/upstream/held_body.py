@@ -263,6 +263,7 @@ class HeldBody:
         return True
 
     def _ended(self, task: asyncio.Task[Deny | None]) -> None:
+        self._task = None  # its error knows the frame that it came from, and that knows this body: no cycle may be left
         if task.cancelled():
             return
         error = task.exception()

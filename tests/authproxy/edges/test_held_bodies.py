@@ -7,13 +7,19 @@ The gate is a stub whose ``Keeper`` holds as the activator does.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from aiohttp.streams import StreamReader
 
+from authproxy.edges.exchange import PublicExchange
+from authproxy.edges.protocol import ClientConnection
+from authproxy.upstream.held_body import HeldBody
+from authproxy.upstream.spool import SpoolFile
 from policies.decision import Deny, Reason
 from tests.authproxy.edges.test_websockets import UPGRADE, accepted
 from tests.fakes.front import Front
@@ -136,6 +142,39 @@ async def test_who_leaves_while_held_is_gone_at_once(sent: int, declared: int, w
         assert asyncio.get_running_loop().time() - left_at < 0.2
         assert keeper_of(front).abandoned == 1
         assert not front.upstream.connections
+
+
+@pytest.mark.parametrize(
+    ("sent", "declared", "behind"),
+    [
+        (0, 0, b""),
+        (64, 64, b""),
+        (10, 64, b""),
+        (300 * KIB, 400 * KIB, b""),
+        (10, 10, post(b"x" * 200_000, length=MIB)),
+    ],
+    ids=["no body", "whole", "a part", "in a file", "pipelined"],
+)
+async def test_who_leaves_leaves_nothing_to_the_collector(sent: int, declared: int, behind: bytes) -> None:
+    """It comes seldom, for it finds nothing on the hot path: until then all that was held would fill the memory."""
+    async with holding() as front:
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                async with front.client() as client:
+                    head = post(b"x" * sent, length=declared) if declared else b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+                    await client.send(head + behind)
+                    await keeper_of(front).until_held(1)
+                    await until_taken(front, sent)
+                await keeper_of(front).until_held(0)
+            front.gate.heads.clear()
+            keeper_of(front).release()  # forgets the waiters
+            await asyncio.sleep(0.05)
+            kinds = (ClientConnection, PublicExchange, HeldBody, StreamReader, SpoolFile)
+            assert not [one for one in gc.get_objects() if type(one) in kinds]
+        finally:
+            gc.enable()
 
 
 async def test_who_leaves_in_the_turn_of_the_release_is_finished_once() -> None:

@@ -415,7 +415,8 @@ async def test_a_client_that_left_is_no_refusal(spool: Spool) -> None:
     """Its connection's end tells whoever holds the request."""
     body = HeldBody(Source(b"x", ClientGone()), spool, None, None)
     body.start(Tally().open(), fail_test)
-    await until(lambda: body._task is not None and body._task.done())
+    await until(lambda: body._task is None)
+    assert body.size == 1
     await body.stop()
     body.close()
 
