@@ -96,7 +96,7 @@ class Asking:
             if isinstance(answer, Principal):
                 case.grant = granted
             else:
-                self._activator.finished(need.place, granted)
+                self._activator.finished(need.place, granted, was_served=False)
         return answer
 
     async def judge_again(self, request: AccessRequest, function: str) -> Principal | Refusal:

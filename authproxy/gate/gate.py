@@ -217,7 +217,7 @@ class Gate:
                 refused = self._refuse(passed, case)
             except Exception:  # noqa: BLE001 (as in decide_now)
                 refused = self._broken(case)
-            self._activator.finished(decision.place, case.grant)
+            self._activator.finished(decision.place, case.grant, was_served=False)
             return refused
         if isinstance(decision, Answer):
             self._recorder.answered(decision, case, self._clock())
@@ -327,14 +327,14 @@ class Gate:
         place, principal = passed.allow.place, passed.allow.principal
         announced = b"" if passed.grant is None else _announcement(passed.grant)
         passed.has_place = False
-        self._activator.finished(place, passed.grant)
+        self._activator.finished(place, passed.grant, was_served=False)
         began = self._clock()
         released = await self._asking.hold(Ready(place, principal, passed.request), passed.case, body)
         passed.case.held_s += self._clock() - began
         if not isinstance(released, Principal):
             return self._not_held(passed, released)
         if not _is_still(principal, released):  # the fields that name the caller are made already
-            self._activator.finished(place, passed.case.grant)
+            self._activator.finished(place, passed.case.grant, was_served=False)
             return self.fail(passed, _over(principal, place.tenant))
         if (grant := passed.case.grant) is not None and place.spec.cold_start.announces:
             passed.answer_block = passed.answer_block.removesuffix(announced) + _announcement(grant)
@@ -417,7 +417,7 @@ class Gate:
             if not isinstance(released, Principal):
                 return self._refuse(released, case)
             if not _is_still(allow.principal, released):
-                self._activator.finished(allow.place, case.grant)
+                self._activator.finished(allow.place, case.grant, was_served=False)
                 return self._refuse(_over(allow.principal, allow.place.tenant), case)
         except Exception:  # noqa: BLE001 (as in decide_now)
             return self._broken(case)

@@ -174,7 +174,8 @@ async def test_an_error_of_our_own_is_500_and_opens_nothing(monkeypatch: pytest.
         ):
             siege.forget()
             with monkeypatch.context() as patch:
-                patch.setattr(gate, part, Broken(getattr(gate, part), method))
+                for holder in (gate, gate._asking):
+                    patch.setattr(holder, part, Broken(getattr(gate, part), method))
                 if part == "_identifier":
                     patch.setattr(gate, "_known_now", lambda *_: None)
                 for target in (REPORT, "/function/survey-web"):
