@@ -8,10 +8,12 @@ from authproxy.audit import Audit, Line
 from authproxy.gate.verdict import Case, PageAnswer, PageCall, Passed
 from authproxy.metrics import HistogramCell, Metrics
 from policies.decision import Answer, Challenge, Reason, Refusal, RuleRef
+from policies.tenancy import OUR_PAGES, RESULT
 
 _NO_TENANT: Final = "-"
 """Label of requests that named no tenant: a host is the caller's word and never becomes a label."""
 
+_RESULTS: Final = f"{OUR_PAGES}{RESULT}/"
 _STAGES: Final = {
     Reason.RATE_LIMITED: "limits",
     Reason.CONCURRENCY_LIMITED: "limits",
@@ -132,7 +134,7 @@ class Recorder:
             edge=self._edge,
             method=request.method if request is not None else case.head.method,
             host=request.host if request is not None else "",
-            path=request.target.path if request is not None else "",
+            path=_shown(request.target.path) if request is not None else "",
             client_ip=request.client_ip if request is not None else case.head.peer,
             outcome=outcome,
             reason=reason,
@@ -148,3 +150,8 @@ class Recorder:
     def shadowed(self, tenant: str, stage: str) -> None:
         """A refusal that shadow mode let through."""
         self._metrics.shadow_refusals_total.add((tenant, stage))
+
+
+def _shown(path: str) -> str:
+    """``path`` without a result's id: whoever holds that may fetch what an anonymous caller was answered."""
+    return f"{_RESULTS}-" if path.startswith(_RESULTS) else path

@@ -33,6 +33,24 @@ async def test_a_refusal_names_whom_it_refused(world: World) -> None:
     assert "subject" not in unknown
 
 
+async def test_the_id_of_a_result_stands_in_no_audit(world: World) -> None:
+    """Where nobody in particular asked, it opens the result: kept, unknown, or asked for at another tenant's host."""
+    world.faas.add("survey-submit", "acme")
+    accepted = await world.send(
+        request_bytes("POST /function/survey-submit", fields=[("Prefer", "respond-async")], body=b"x")
+    )
+    place = accepted.field("location")
+    assert place is not None
+    for method in ("GET", "HEAD", "PUT", "DELETE"):
+        await world.send(request_bytes(f"{method} {place}"))
+    await world.get(place, host="globex.test")
+    await world.get(place, host="evil.test")
+    await world.get(f"{place}/")
+    shown = [line["path"] for line in lines(world)]
+    assert shown.count("/.portero/result/-") >= 6
+    assert place[-22:] not in (world.folder / "audit.log").read_text()
+
+
 async def test_a_client_that_leaves_while_held_is_in_the_audit(world: World) -> None:
     """Its line says who it was, that it left and how long it was held; it is counted once."""
     world.faas.add("survey-report", "acme", replicas=0, start_s=60)
