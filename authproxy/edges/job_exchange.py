@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from authproxy.results.result import FIELD_BYTES
 from authproxy.upstream.failures import ForwardFailed
 from policies.decision import Reason
 
@@ -29,8 +30,6 @@ _UNKEPT_PREFIX: Final = b"access-control-"
 """Said of another path to another origin."""
 TOO_LARGE_ANSWER: Final = "the function's answer is larger than may be kept"
 NO_ROOM: Final = "there is no room to keep the function's answer"
-_OVERHEAD_BYTES: Final = 4
-"""Of a field's line, for a head of many empty ones."""
 
 
 class ResultTooLarge(Exception):
@@ -144,7 +143,7 @@ class JobExchange:
         self.has_started = True
         self.status = status
         fields = kept_fields(block)
-        self._make_room(sum(len(name) + len(value) + _OVERHEAD_BYTES for name, value in fields))
+        self._make_room(sum(len(name) + len(value) + FIELD_BYTES for name, value in fields))
         self.fields = fields
 
     def _keep(self, data: bytes) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 import traceback
+import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -132,6 +133,16 @@ def test_what_is_kept_in_place_of_an_answer_says_why() -> None:
     assert {b"content-type", b"x-portero-reason"} <= names
     assert not {b"x-request-id", b"retry-after"} & names
     assert size_of(kept) < 1024
+
+
+def test_an_answer_of_many_fields_counts_what_they_take() -> None:
+    """A head of 64 KiB has room for ten thousand empty fields, which take ten times its bytes."""
+    fields = tuple((b"x%05d" % number, bytes([65 + number % 26])) for number in range(8000))
+    tracemalloc.start()
+    kept = Result(200, tuple((bytes(bytearray(n)), bytes(bytearray(v))) for n, v in fields), b"", 1.0)
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert size_of(kept) >= 0.8 * taken
 
 
 # memory
