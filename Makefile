@@ -37,12 +37,14 @@ format: $(VENV)/.installed ## Format and fix what can be fixed.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed ## The benchmarks, with their targets checked (about ten minutes, quiet machine wanted).
+bench: $(VENV)/.installed ## The benchmarks, with their targets checked (about a quarter of an hour, quiet machine wanted).
 	sh tests/system-packages.sh
 	$(BIN)/python benchmarks/decide.py --check
 	$(BIN)/python benchmarks/proxy.py --check
 	$(BIN)/python benchmarks/stream.py --check
 	$(BIN)/python benchmarks/identity.py --check
+	$(BIN)/python benchmarks/coldstart.py --check
+	$(BIN)/python benchmarks/coldstart.py --check
 
 pictures: $(VENV)/.installed ## Picture Portero's pages anew for docs/pages.md; needs Chromium and a free port 8088.
 	$(BIN)/python -m tests.pictures

@@ -55,11 +55,11 @@ def report(rows: list[Row], table: list[str]) -> bool:
     """Print everything. Returns whether every target was met."""
     for line in table:
         print(line)
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1, 2)]
-    for row in rows:
-        verdict = "" if row.is_met is None else "met" if row.is_met else "MISSED"
-        cells = (row.name, row.measured, row.target)
-        print("  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), verdict]).rstrip())
+    verdicts = {None: "", True: "met", False: "MISSED"}
+    cells = [(row.name, row.measured, row.target, verdicts[row.is_met]) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row_cells in cells:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row_cells, widths, strict=True)).rstrip())
     return all(row.is_met is not False for row in rows)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -26,14 +27,15 @@ class Platform(Child):
 
     url: str
 
-    async def add(self, name: str, *, replicas: int = 0, work_s: float = 0.0, places: int | None = None) -> None:
+    async def add(
+        self, name: str, *, replicas: int = 0, work_s: float = 0.0, spread: float = 0.0, places: int | None = None
+    ) -> None:
         """
-        With 0 replicas it wakes when ``awake`` is told, and never by itself.
-
-        Args:
-            places: requests it works on at once; the others stand inside it. None: any number.
+        With 0 replicas it wakes when ``wake`` is told, and never by itself. A request takes ``work_s``, more or less by
+        at most a part ``spread`` in [0, 1) of it. It works on ``places`` of them at once, or on any number; the others
+        stand inside it.
         """
-        await self.ask("add", name=name, replicas=replicas, work_s=work_s, places=places)
+        await self.ask("add", name=name, replicas=replicas, work_s=work_s, spread=spread, places=places)
 
     async def wake(self, name: str, replicas: int = 1) -> float:
         """Ready from now on, which is returned."""
@@ -55,8 +57,10 @@ async def platform() -> AsyncIterator[Platform]:
 @dataclass(slots=True)
 class _Function:
     work_s: float
+    spread: float
     places: asyncio.Semaphore | None
     visits: list[list[float]] = field(default_factory=list)
+    chance: random.Random = field(default_factory=lambda: random.Random(1))
 
     async def serve(self, invocation: Invocation) -> web.StreamResponse:
         if invocation.path == HEALTH_PATH:
@@ -66,7 +70,7 @@ class _Function:
         try:
             async with self.places or contextlib.nullcontext():
                 if self.work_s:
-                    await asyncio.sleep(self.work_s)
+                    await asyncio.sleep(self.work_s * self.chance.uniform(1 - self.spread, 1 + self.spread))
         finally:
             visit[1] = time.monotonic()
         return web.Response(text="done")
@@ -81,7 +85,7 @@ async def _serve() -> None:
 
         async def add(facts: Mapping[str, Any]) -> None:
             places = facts["places"]
-            one = _Function(facts["work_s"], None if places is None else asyncio.Semaphore(places))
+            one = _Function(facts["work_s"], facts["spread"], None if places is None else asyncio.Semaphore(places))
             functions[facts["name"]] = one
             faas.add(facts["name"], "acme", replicas=facts["replicas"], start_s=3600, handler=one.serve)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 import tempfile
+import time
 from pathlib import Path
 from typing import Final
 
@@ -62,7 +63,7 @@ async def _round(faas: Platform, address: tuple[str, int], functions: int, numbe
             answer = await caller.send(request(name))
             if answer.status != ASKED:
                 raise Unmeasurable(f"answered {answer.status} {answer.reason}")
-            return loop.time()
+            return time.monotonic()
 
         asking = [loop.create_task(ask()) for _ in range(WAITING)]
         await asyncio.sleep(chance.uniform(0.4, 1.2))

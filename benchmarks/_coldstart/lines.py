@@ -50,9 +50,10 @@ ROOMS: Final[Mapping[str, Callable[[Ledger, float], Room]]] = {
 @contextlib.contextmanager
 def rooms(line: str) -> Iterator[None]:
     """Activators make rooms of this kind until the end of the block."""
-    usual = activator.Room
-    vars(activator)["Room"] = ROOMS[line]
+    names = vars(activator)
+    usual = names["Room"]
+    names["Room"] = ROOMS[line]
     try:
         yield
     finally:
-        vars(activator)["Room"] = usual
+        names["Room"] = usual

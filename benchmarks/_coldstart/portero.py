@@ -61,11 +61,10 @@ async def portero(
     folder: Path, url: str, functions: Mapping[str, str], *, line: str = FAIR, **settings: Any
 ) -> AsyncIterator[Portero]:
     """
-    Ready to be asked, before a platform at ``url``.
+    Ready to be asked, before a platform at ``url``; its policies are written into ``folder``.
 
-    Args:
-        functions: name or pattern -> the rest of its entry, in YAML's flow style without braces; all are public.
-        line: one of ``lines.ROOMS``.
+    ``functions`` are names or patterns with the rest of their entries, in YAML's flow style without braces; all are
+    public. ``line`` is one of ``lines.ROOMS``.
     """
     policies = folder / "policies"
     policies.mkdir(exist_ok=True)
@@ -82,7 +81,7 @@ async def portero(
 def _state(app: App) -> dict[str, int]:
     """What is held, by each count that there is of it, and what the process has."""
     parts, metrics = app.parts, app.parts.metrics
-    told = {
+    return {
         "held": parts.activator.held,
         "held_by_function": sum(count for _, _, count in parts.activator.held_by_function()),
         "held_requests": round(_sum(metrics.held_requests.collect().samples)),
@@ -92,14 +91,13 @@ def _state(app: App) -> dict[str, int]:
         "live": len(parts.live),
         "clients": round(_sum(metrics.client_connections.collect().samples)),
         "tasks": len(asyncio.all_tasks()),
-        "descriptors": len(os.listdir("/proc/self/fd")) - 1,  # the folder itself is one
+        "descriptors": len(list(Path("/proc/self/fd").iterdir())) - 1,  # the folder itself is one
         "resident": resident_bytes(os.getpid()),
     }
-    return told
 
 
 def _sum(samples: Any) -> float:
-    return sum(sample.value for sample in samples)
+    return float(sum(sample.value for sample in samples))
 
 
 async def _serve(settings: Mapping[str, Any]) -> None:

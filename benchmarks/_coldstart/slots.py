@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import time
 from contextlib import AsyncExitStack
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -30,7 +32,7 @@ CALLERS: Final = (1, 4)
 SPEC: Final = "concurrency: 1, concurrency_scope: cluster, cold_start: {max_wait: 30s, max_held: 100}"
 
 
-async def measure(seconds: float = SECONDS, rounds: int = ROUNDS) -> list[Row]:
+async def measure(seconds: float = SECONDS, rounds: int = ROUNDS, at_each: tuple[int, ...] = CALLERS) -> list[Row]:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="portero-bench-") as name, redis_server() as redis:
         async with AsyncExitStack() as stack:
@@ -42,7 +44,7 @@ async def measure(seconds: float = SECONDS, rounds: int = ROUNDS) -> list[Row]:
                 opened = portero(folder, faas.url, {"one-*": SPEC}, redis=redis.url)
                 addresses.append((await stack.enter_async_context(opened)).address)
             await asyncio.sleep(2.5)  # until they know of each other
-            for callers in CALLERS:
+            for callers in at_each:
                 rows += await _judged(faas, addresses, callers, seconds, rounds)
     return rows
 
@@ -56,7 +58,7 @@ async def _judged(
         visits, unserved = await _round(faas, addresses, f"one-{callers}-{number}", callers, seconds)
         refused += unserved
         most = max(most, most_at_once(visits, 0.0, float("inf")))
-        idle = [(after - before) * 1e3 for (_, before), (after, _) in zip(visits, visits[1:], strict=False)]
+        idle = [(after - before) * 1e3 for (_, before), (after, _) in pairwise(visits)]
         p99 = percentile(idle, 99)
         progress(f"slots, {callers} at each, round {number + 1}: idle p99 {p99:.1f} ms of {len(idle)}, inside {most}")
         best = idle if not best or p99 < percentile(best, 99) else best
@@ -88,9 +90,9 @@ async def _round(
     all_callers = [Caller(address) for address in addresses for _ in range(callers)]
     asking = [loop.create_task(ask(caller)) for caller in all_callers]
     await asyncio.sleep(1.0)
-    since = loop.time()
+    since = time.monotonic()
     await asyncio.sleep(seconds)
-    until = loop.time()
+    until = time.monotonic()
     await stop(*asking)
     for caller in all_callers:
         caller.close()
