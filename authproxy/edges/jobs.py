@@ -154,7 +154,7 @@ class Jobs:
         if not takes_body(place, deferred.request):  # said before it is sent, to who asked whether to send it
             return Deny(Reason.BODY_TOO_LARGE, TOO_LARGE)
         if self._is_draining:
-            return Deny(Reason.DRAINING)
+            return Deny(Reason.DRAINING, retry_after_s=1)
         if len(self._jobs) + self._opening >= self._max_jobs:
             return Deny(Reason.OVERLOADED, "too many requests wait to be answered later")
         spec, ceilings = place.spec.deferred, place.tenant.ceilings
@@ -173,6 +173,9 @@ class Jobs:
         function = (place.tenant.backend, place.tenant.namespace, place.function)
         account = self._answers.open(owner.tenant, ceilings.result_bytes, function, None, flow, None)
         job = Job(deferred, opened, target, account)
+        if self._is_draining:  # by now: nobody would wait for what runs, nor tell its caller
+            self._drop(job)
+            return Deny(Reason.DRAINING, retry_after_s=1)
         self._jobs[job.tenant, job.result_id] = job
         if self._renewer is None:
             self._renewer = asyncio.get_running_loop().create_task(self._renew(), name="jobs: renew results")

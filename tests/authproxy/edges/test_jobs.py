@@ -484,6 +484,27 @@ async def test_what_runs_is_cut_as_any_exchange(bench: Bench, code: int, status:
     await until(bench.upstream.peers[0].saw_end.is_set)
 
 
+async def test_nothing_is_promised_once_the_process_has_stopped(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An id that comes too late, of a store that was slow: refused, because nobody waits any more for what runs."""
+    opened, may_open = bench.results.open, asyncio.Event()
+
+    async def slow(*args: Any) -> Any:
+        await may_open.wait()
+        return await opened(*args)
+
+    monkeypatch.setattr(bench.results, "open", slow)
+    accepting = asyncio.create_task(bench.send(a_deferred()))
+    await asyncio.sleep(0)
+    await bench.jobs.stop(0)
+    may_open.set()
+    answer = await accepting
+    assert isinstance(answer, Refused)
+    assert answer.problem.reason is Reason.DRAINING
+    assert not bench.gate.passed
+    await until(lambda: not bench.jobs._tasks)
+    assert not bench.results.sizes().pending
+
+
 @pytest.mark.parametrize("where", ["held", "running", "body"])
 async def test_a_deleted_result_stops_its_job(bench: Bench, where: str) -> None:
     """Wherever it is; nobody keeps an answer that nobody wants."""
