@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
@@ -523,7 +524,8 @@ class ClientConnection(RequestHandler):
             return
         self.read_stalls_at = self._loop.time() + LINGER_S
         if transport.can_write_eof():
-            transport.write_eof()
+            with suppress(OSError):  # it was reset just now, of which we are about to be told
+                transport.write_eof()
         if payload is None or payload.exception() is not None:
             self._close = True
             await self._loop.create_future()  # until the client closes, which cancels, or the sweep aborts

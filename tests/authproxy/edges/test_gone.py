@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from typing import Any
 
 import pytest
@@ -29,6 +30,32 @@ async def connect(gate: StubGate) -> ClientConnection:
 
 async def held() -> None:
     return
+
+
+class ResetWire(Wire):
+    """Reset while the answer was written: the socket knows, its connection does not yet."""
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+
+async def test_a_reset_behind_a_refusal_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """Anybody can reset a connection at that moment: it must not fill the log with tracebacks."""
+    edge = PublicEdge(gate_of_nobody(), Pool())
+    server = ClientServer(edge, asyncio.get_running_loop(), auto_decompress=False, access_log=None, keepalive_timeout=0)
+    connection = server()
+    connection.connection_made(ResetWire())
+    await asyncio.sleep(0)
+    connection.data_received(b"no request at all\r\n\r\n")
+    await settle()
+    assert edge.running == 1, "it waits for the client's end"
+    connection.connection_lost(None)
+    await settle()
+    assert edge.running == 0
+    assert "error" not in capsys.readouterr().out
 
 
 def gate_of_nobody() -> StubGate:
