@@ -71,6 +71,12 @@ class Line(msgspec.Struct, omit_defaults=True, gc=False):
     shadowed: tuple[str, ...] = ()
     """Reasons of refusals that shadow mode let through."""
     revision: str | None = None
+    deferred: bool = False
+    """Accepted with 202, and in a second line with the same ``request_id`` what became of it."""
+    instead_of: str | None = None
+    """Reason of the refusal that ``overflow`` or a ``no_wake`` rule spared the request."""
+    function: str | None = None
+    """The fallback that took it."""
 
 
 def printable(text: str, at_most: int) -> str:
@@ -147,12 +153,15 @@ class Audit:
         held_ms: float | None = None,
         shadowed: tuple[str, ...] = (),
         revision: str | None = None,
+        deferred: bool = False,
+        instead_of: str | None = None,
     ) -> None:
         """Write one line, or not if it is an allow outside the sample. Any string is safe. Never raises."""
         self.write(
             Line(
                 ts, request_id, tenant, edge, method, host, path, client_ip, outcome, reason, status, subject, rule,
                 where, duration_ms, bytes_in, bytes_out, held_ms, shadowed, revision,
+                deferred, instead_of,
             )
         )  # fmt: skip
 

@@ -112,6 +112,8 @@ class Allow(NamedTuple):
     limits: tuple[LimitState, ...] = ()
     shadowed: tuple[Deny, ...] = ()
     """Refusals that shadow mode turned into a count and a log line."""
+    instead_of: Deny | None = None
+    """The refusal of the function that was asked for, whose fallback ``place`` is."""
 
 
 class Defer(NamedTuple):
@@ -161,11 +163,13 @@ class Deny:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Portero answers by itself and nothing is refused: a CORS preflight."""
+    """Portero answers by itself and nothing is refused: a CORS preflight, or what a ``no_wake`` rule says."""
 
     status: int
     fields: tuple[tuple[str, str], ...]
     tenant: str | None = None
+    instead_of: Deny | None = None
+    """The refusal that it takes the place of, for the audit."""
 
 
 @dataclass(frozen=True, slots=True)

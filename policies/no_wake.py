@@ -68,7 +68,7 @@ def asleep_answer(place: Place, request: AccessRequest, refusal: Deny) -> Answer
     fields = [("Cache-Control", "no-store")]
     if rule.status >= 500 and refusal.retry_after_s is not None:
         fields.append(("Retry-After", str(refusal.retry_after_s)))
-    return Answer(rule.status, tuple(fields), place.tenant.name)
+    return Answer(rule.status, tuple(fields), place.tenant.name, refusal)
 
 
 def _user_agent(request: AccessRequest) -> str:

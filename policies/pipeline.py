@@ -123,7 +123,7 @@ def judge(request: AccessRequest, policies: PolicySet, now: float) -> Generator[
             return (yield from _unheld(released, Allow(place, principal, rule, states, shadowed), request, now))
         principal = released
 
-    allow: Allow = _new(Allow, (place, principal, rule, states, shadowed))
+    allow: Allow = _new(Allow, (place, principal, rule, states, shadowed, None))
     return allow
 
 
@@ -152,7 +152,8 @@ def _unheld(refusal: Refusal, allow: Allow, request: AccessRequest, now: float) 
         if not isinstance(released, Principal):
             return refusal
         principal = released
-    return Allow(other, principal, verdict.rule if isinstance(verdict, Granted) else None, allow.limits, shadowed)
+    rule = verdict.rule if isinstance(verdict, Granted) else None
+    return Allow(other, principal, rule, allow.limits, shadowed, refusal)
 
 
 def judge_again(request: AccessRequest, place: Place, now: float) -> Generator[Need, Any, Principal | Refusal]:

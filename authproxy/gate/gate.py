@@ -389,8 +389,8 @@ class Gate:
     def deferred_accepted(self, deferred: Deferred, answer: PageAnswer) -> PageAnswer:
         """It was accepted with 202: count and audit that. Returns what the edge writes; ``run_deferred`` follows."""
         case, allow = deferred.case, deferred.allow
-        tenant = allow.place.tenant.name
-        self._recorder.answered(Answer(answer.status, (), tenant), case, self._clock())
+        case.is_deferred, case.spared = True, deferred.instead_of
+        self._recorder.accepted(allow, answer.status, case, self._clock())
         fields = (*answer.fields, ("X-Request-Id", case.request_id), *ratelimit_fields(allow.limits))
         return answer._replace(fields=(*fields, *_cookies(allow.principal)))
 

@@ -7,7 +7,7 @@ from typing import Final
 from authproxy.audit import Audit, Line
 from authproxy.gate.verdict import Case, PageAnswer, PageCall, Passed
 from authproxy.metrics import HistogramCell, Metrics
-from policies.decision import Answer, Challenge, Reason, Refusal, RuleRef
+from policies.decision import Allow, Answer, Challenge, Deny, Reason, Refusal, RuleRef
 from policies.tenancy import OUR_PAGES, RESULT
 
 _NO_TENANT: Final = "-"
@@ -63,7 +63,7 @@ class Recorder:
         for refusal in allow.shadowed:
             self.shadowed(tenant, _STAGES.get(refusal.reason, "policy"))
         if self._audit is not None:
-            rule = allow.rule
+            rule, spared = allow.rule, allow.instead_of or case.spared
             self._audit.write(
                 Line(
                     case.started_at,
@@ -86,6 +86,9 @@ class Recorder:
                     round(case.held_s * 1000, 3) if case.held_s else None,
                     tuple([refusal.reason.value for refusal in allow.shadowed]) if allow.shadowed else (),
                     case.policies.revision,
+                    case.is_deferred,
+                    None if spared is None else spared.reason.value,
+                    None if allow.instead_of is None else allow.place.function,
                 )
             )
 
@@ -100,7 +103,15 @@ class Recorder:
     def answered(self, answer: Answer, case: Case, now: float) -> None:
         """Portero answered by itself and nothing was refused."""
         self._metrics.decisions_total.add((self._edge, answer.tenant or _NO_TENANT, "answer", ""))
-        self._audit_unforwarded(case, answer.tenant, "answer", None, answer.status, None, now)
+        self._audit_unforwarded(
+            case, answer.tenant, "answer", None, answer.status, None, now, instead_of=answer.instead_of
+        )
+
+    def accepted(self, allow: Allow, status: int, case: Case, now: float) -> None:
+        """A request was accepted to be answered later; what becomes of it is told by ``finished`` or ``refused``."""
+        tenant = allow.place.tenant.name
+        self._metrics.decisions_total.add((self._edge, tenant, "answer", ""))
+        self._audit_unforwarded(case, tenant, "answer", None, status, allow.rule, now)
 
     def page(self, call: PageCall, answer: PageAnswer, now: float) -> None:
         """One of Portero's own pages answered; ``answer.reason`` when that was a refusal."""
@@ -123,10 +134,11 @@ class Recorder:
         now: float,
         *,
         subject: str | None = None,
+        instead_of: Deny | None = None,
     ) -> None:
         if self._audit is None:
             return
-        request = case.request
+        request, spared = case.request, instead_of or case.spared
         self._audit.decision(
             ts=case.started_at,
             request_id=case.request_id,
@@ -145,6 +157,8 @@ class Recorder:
             duration_ms=round((now - case.started_at) * 1000, 3),
             held_ms=round(case.held_s * 1000, 3) if case.held_s else None,
             revision=case.policies.revision,
+            deferred=case.is_deferred,
+            instead_of=None if spared is None else spared.reason.value,
         )
 
     def shadowed(self, tenant: str, stage: str) -> None:

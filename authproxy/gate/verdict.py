@@ -187,6 +187,10 @@ class Case:
     """Seconds the request was held while its function woke."""
     grant: Grant | None = None
     """The place in flight that it was held for."""
+    spared: Deny | None = None
+    """What ``overflow: async`` took the place of."""
+    is_deferred: bool = False
+    """It was accepted with 202."""
     has_waited: bool = False
     """Something had to be waited for: what was known of the caller before may have changed since."""
 

@@ -1,14 +1,20 @@
 """What is written down of a decision: who was refused, and that somebody left before there was one."""
 
 import asyncio
+import contextlib
 import json
+import shutil
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.fakes.world import World, request_bytes, running_world
+from tests.fakes.jobs import until
+from tests.fakes.world import PLAIN, World, request_bytes, running_world
+
+_REPORT = "survey-report: {cold_start: {max_wait: 10s, max_held: 2000}}"
 
 
 @pytest.fixture
@@ -22,6 +28,10 @@ def lines(world: World) -> list[dict[str, Any]]:
     assert audit is not None
     audit.flush()
     return [json.loads(line) for line in (world.folder / "audit.log").read_text().splitlines()]
+
+
+def of_path(world: World, path: str) -> list[dict[str, Any]]:
+    return [line for line in lines(world) if line["path"] == path]
 
 
 async def test_a_refusal_names_whom_it_refused(world: World) -> None:
@@ -69,3 +79,54 @@ async def test_a_client_that_leaves_while_held_is_in_the_audit(world: World) -> 
     assert (line["reason"], line["status"], line["subject"]) == ("client-gone", 499, "login|ana")
     assert line["held_ms"] >= 100
     assert world.app.parts.metrics.decisions_total.value(("proxy", "acme", "deny", "client-gone")) == 1
+
+
+@contextlib.asynccontextmanager
+async def one_is_held(folder: Path, cold_start: str) -> AsyncIterator[World]:
+    """A world whose reports hold one request and no more; that one is held until the block ends."""
+    shutil.copytree(PLAIN, folder)
+    text = (folder / "acme.yaml").read_text()
+    assert _REPORT in text
+    text = text.replace(_REPORT, f"survey-report: {{cold_start: {{max_wait: 10s, max_held: 1, {cold_start}}}}}")
+    (folder / "acme.yaml").write_text(text)
+    async with running_world(folder) as world:
+        world.faas.add("survey-report", "acme", replicas=0, start_s=0.3)
+        first = asyncio.create_task(world.get("/reports/es", token=world.token()))
+        await until(lambda: world.app.parts.activator.held)
+        yield world
+        assert (await first).status == 200
+
+
+async def test_what_is_answered_later_has_two_lines(tmp_path: Path) -> None:
+    """Accepted, by which rule and instead of which refusal; then what became of it, under the same id."""
+    async with one_is_held(tmp_path / "policies", "overflow: async") as world:
+        assert (await world.get("/reports/de", token=world.token())).status == 202
+        await until(lambda: len(of_path(world, "/reports/de")) == 2)
+        accepted, answered = of_path(world, "/reports/de")
+    assert accepted["request_id"] == answered["request_id"]
+    assert (accepted["outcome"], accepted["status"], accepted["rule"]) == ("answer", 202, "analyst/1")
+    assert (answered["outcome"], answered["status"], answered["rule"]) == ("allow", 200, "analyst/1")
+    assert answered["held_ms"] > accepted["held_ms"]
+    for line in (accepted, answered):
+        assert (line["deferred"], line["instead_of"]) == (True, "queue-full")
+        assert "function" not in line
+
+
+async def test_the_fallback_that_took_a_request_is_named(tmp_path: Path) -> None:
+    """The path names the function that was asked for; the line says which one answered, and why."""
+    async with one_is_held(tmp_path / "policies", "overflow: fallback, fallback: survey-submit") as world:
+        world.faas.add("survey-submit", "acme")
+        assert (await world.get("/reports/de", token=world.token())).status == 200
+        (line,) = of_path(world, "/reports/de")
+    assert (line["function"], line["instead_of"]) == ("survey-submit", "queue-full")
+    assert "deferred" not in line
+
+
+async def test_what_a_no_wake_rule_answers_is_told_from_other_answers(tmp_path: Path) -> None:
+    """Its status is the rule's own; the reason it stands for is in the line."""
+    rule = "no_wake: [{methods: [HEAD], status: 204}]"
+    async with one_is_held(tmp_path / "policies", rule) as world:
+        answer = await world.send(request_bytes("HEAD /reports/de", token=world.token()))
+        assert answer.status == 204
+        (line,) = of_path(world, "/reports/de")
+    assert (line["outcome"], line["status"], line["instead_of"]) == ("answer", 204, "function-asleep")
