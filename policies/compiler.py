@@ -138,7 +138,7 @@ def _tenant(
     api_keys = compile_api_keys(source, findings)
     sessions = compile_sessions(source, findings)
     token_lifetime_s = compile_token_lifetime(source, findings)
-    functions = compile_functions(source, scope, routes, backend.direct_url if backend is not None else None, findings)
+    functions = compile_functions(source, scope, routes, backend, findings)
     rbac = compile_rules(source, scope, findings)
     check_groups_of_rules(source, findings)
     limits = compile_limits(source, scope, findings)

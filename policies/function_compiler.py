@@ -7,14 +7,15 @@ from dataclasses import replace
 
 from policies.documents import Source
 from policies.findings import Findings
-from policies.locators import flaw_of_host
-from policies.model import AsyncEntry, ColdStartEntry, Function, NoWakeEntry, TenantDocument
+from policies.locators import flaw_of_host, flaw_of_path_pattern
+from policies.model import AsyncEntry, Backend, ColdStartEntry, Function, NoWakeEntry, TenantDocument
 from policies.no_wake import ROBOTS
 from policies.platform_compiler import read_probe
 from policies.quantities import seconds, size_bytes
 from policies.scope import Scope, pattern
 from policies.tables import (
     AsyncSpec,
+    BackendKind,
     ColdStart,
     FunctionSpec,
     FunctionTable,
@@ -30,14 +31,18 @@ def compile_functions(
     source: Source[TenantDocument],
     scope: Scope,
     routes: Sequence[RouteSpec],
-    direct_url: str | None,
+    backend: Backend | None,
     findings: Findings,
 ) -> FunctionTable:
-    """One tenant's functions. ``direct_url`` is the backend's template, None when it has none."""
+    """One tenant's functions. ``backend`` is None when the platform's document names none for it."""
     document = source.document
+    direct_url = backend.direct_url if backend is not None else None
+    kind = backend.kind if backend is not None else None
     specs: dict[Pattern, FunctionSpec] = {}
     for name, function in document.functions.items():
         _check(source, name, function, direct_url, findings)
+        if kind is not None:
+            _check_kind(source, name, function, kind, findings)
         if name != "*" and not scope.holds(pattern(name)):
             text = f"{name!r} reaches outside of what this tenant owns ({scope})"
             findings.mistake_of_key(source, text, "functions", name)
@@ -81,6 +86,19 @@ def _check(
             findings.mistake(source, flaw, *path, "async", "callbacks", index)
 
 
+def _check_kind(
+    source: Source[TenantDocument], name: str, function: Function, kind: BackendKind, findings: Findings
+) -> None:
+    """What would have no effect on a platform of this kind."""
+    path = ("functions", name)
+    if function.message and kind != "riff":
+        text = f"message has no meaning for kind: {kind}; expected riff, or no message"
+        findings.mistake_of_key(source, text, *path, "message")
+    if kind == "riff" and function.cold_start.probe not in (None, "off"):
+        text = "functions of riff 0.0.x are not probed: each request is work to do; expected off, or no probe"
+        findings.mistake_of_key(source, text, *path, "cold_start", "probe")
+
+
 def _check_cold_start(source: Source[TenantDocument], name: str, function: Function, findings: Findings) -> None:
     path = ("functions", name, "cold_start")
     entry = function.cold_start
@@ -98,6 +116,9 @@ def _check_cold_start(source: Source[TenantDocument], name: str, function: Funct
         if rule.methods is None and rule.paths is None and rule.user_agents is None and not rule.robots:
             text = "nothing would ever wake it: expected methods, paths, user_agents or robots: true"
             findings.mistake(source, text, *path, "no_wake", index)
+        for at, written in enumerate(rule.paths or ()):
+            if flaw := flaw_of_path_pattern(written):
+                findings.mistake(source, flaw, *path, "no_wake", index, "paths", at)
 
 
 def _check_fallbacks(source: Source[TenantDocument], scope: Scope, table: FunctionTable, findings: Findings) -> None:

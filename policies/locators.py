@@ -7,12 +7,19 @@ Nothing is repaired: an address in another spelling than its canonical one would
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_address, ip_network
 from typing import Final
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
+from policies.decision import Deny
 from policies.host import canonical_host
+from policies.quantities import PLAIN_PATH
+from policies.target import canonical_target
 
+_MERGED: Final = re.compile(r"\{(?:function\}[-a-z0-9]*\{namespace|namespace\}[-a-z0-9]*\{function)\}", re.IGNORECASE)
+"""Names with nothing between them that could not be a part of either."""
+_PLAIN_PATH: Final = re.compile(rf"(?:{PLAIN_PATH})")
 _DEFAULT_PORT: Final = {"http": 80, "https": 443}
 
 
@@ -60,9 +67,20 @@ def flaw_of_endpoint(text: str, *, allow_loopback_http: bool) -> str | None:
     return _flaw_of_scheme(text, example, allow_loopback_http=allow_loopback_http) or _flaw_of_path(text)
 
 
+def flaw_of_domain(text: str) -> str | None:
+    """What stands behind functions' names in the hosts of a platform: one canonical name."""
+    if flaw := flaw_of_host(text):
+        return flaw
+    if text.startswith("*.") or is_address(text):
+        return f"{text!r} is no domain that a function's name could stand before; expected such as fn.example"
+    return None
+
+
 def flaw_of_backend(text: str) -> str | None:
     """A platform's own address: http or https, host, port, and nothing behind."""
     parts = _split(text)
+    if parts is not None and "@" in parts.netloc:  # not shown: a password may stand there
+        return "the address names a user before its host; expected none, and credentials: NAME of a secret"
     if parts is None or parts.scheme not in _DEFAULT_PORT or _host(parts) is None:
         return f"{text!r} is no URL; expected such as http://gateway.openfaas:8080"
     if parts.path not in ("", "/"):
@@ -71,8 +89,8 @@ def flaw_of_backend(text: str) -> str | None:
 
 
 def address_of(url: str) -> str:
-    """What a backend's sound URL reaches: host and port, whatever its spelling; an unsound one is itself."""
-    parts = _split(url)
+    """What a backend's sound URL or template reaches: host and port, however it is spelt; an unsound one is itself."""
+    parts = _split(_filled(url, "xfunctionx", "xnamespacex"))
     host = _host(parts)
     if parts is None or host is None:
         return url
@@ -80,21 +98,28 @@ def address_of(url: str) -> str:
 
 
 def flaw_of_direct_url(text: str) -> str | None:
-    """A backend's template for the address of one function."""
+    """A backend's template for the address of one function: what two functions never share."""
     host = text.partition("//")[2]
-    filled = text.replace("{function}", "f").replace("{namespace}", "n")
+    filled = _filled(text, "f", "n")
     if "{function}" not in host or "{" in filled or "}" in filled:
         return f"{text!r} is no template; expected such as http://{{function}}.{{namespace}}:8080"
+    if _MERGED.search(text):
+        return f"{text!r}: a-b in c and a in b-c would be one; expected such as http://{{function}}.{{namespace}}:8080"
     flaw = flaw_of_backend(filled)
     return flaw.replace(repr(filled), repr(text), 1) if flaw else None
 
 
 def flaw_of_wake_url(text: str) -> str | None:
     """Where a wake is POSTed to: a platform's address that may have a path, and name the function in it."""
-    filled = text.replace("{function}", "f").replace("{namespace}", "n")
+    filled = _filled(text, "f", "n")
     parts = _split(filled)
+    expected = "expected such as http://scaler:8080/wake/{namespace}/{function}"
     if parts is None or "{" in filled or "}" in filled or "{" in text.partition("//")[2].partition("/")[0]:
-        return f"{text!r} is no URL; expected such as http://scaler:8080/wake/{{namespace}}/{{function}}"
+        return f"{text!r} is no URL; {expected}"
+    if _MERGED.search(text):
+        return f"{text!r}: a-b in c and a in b-c would be one; {expected}"
+    if parts.path and not _PLAIN_PATH.fullmatch(parts.path):
+        return f"{text!r} has a path with escapes, empty or dot segments; {expected}"
     flaw = flaw_of_backend(parts._replace(path="").geturl())
     return flaw.replace(repr(parts._replace(path="").geturl()), repr(text), 1) if flaw else None
 
@@ -125,6 +150,20 @@ def flaw_of_network(text: str) -> str | None:
             hint = ""
         return f"{text!r} is no network; expected such as 10.0.0.0/8 or 2001:db8::/32{hint}"
     return None
+
+
+def flaw_of_path_pattern(text: str) -> str | None:
+    """A path, or with ``*`` at its end the beginning of one, that a judged path can be equal to, or begin with."""
+    whole = text.removesuffix("*") + "x" * text.endswith("*")
+    target = canonical_target(quote(whole, safe="%/!$&'()*+,;=:@").encode())
+    if isinstance(target, Deny):
+        return f"{text!r} can never match: {target.detail}"
+    written = target.path[:-1] + "*" if text.endswith("*") else target.path
+    return None if written == text else f"{text!r} is never how a path is judged; write {written!r}"
+
+
+def _filled(template: str, function: str, namespace: str) -> str:
+    return template.replace("{function}", function).replace("{namespace}", namespace)
 
 
 def _split(text: str) -> SplitResult | None:

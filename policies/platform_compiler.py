@@ -7,6 +7,7 @@ Everything that keeps two tenants apart before any of their own files is read is
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Final
 
 from policies.documents import Source
@@ -16,6 +17,7 @@ from policies.locators import (
     address_of,
     flaw_of_backend,
     flaw_of_direct_url,
+    flaw_of_domain,
     flaw_of_host,
     flaw_of_network,
     flaw_of_wake_url,
@@ -32,6 +34,7 @@ _SETTINGS_OF_KINDS: Final = {
     "direct_url": ("openfaas",),
     "domain": ("knative",),
     "cluster": ("knative",),
+    "probe": ("openfaas", "knative", "http"),
     "wake_url": ("http",),
 }
 RIFF_NAMESPACE: Final = "default"
@@ -117,7 +120,10 @@ def _check_kind(platform: Source[PlatformDocument], name: str, findings: Finding
         if getattr(backend, setting) is not None and backend.kind not in kinds:
             text = f"{setting} has no meaning for kind: {backend.kind}; expected {' or '.join(kinds)}"
             findings.mistake_of_key(platform, text, "backends", name, setting)
-    if backend.domain is not None and (flaw := flaw_of_host(backend.domain)):
+    if backend.kind == "http" and backend.credentials is not None and backend.wake_url is None:
+        text = "credentials go to wake_url and nowhere else; expected wake_url beside them"
+        findings.mistake_of_key(platform, text, "backends", name, "credentials")
+    if backend.domain is not None and (flaw := flaw_of_domain(backend.domain)):
         findings.mistake(platform, flaw, "backends", name, "domain")
     is_template = "{" in backend.url
     if is_template and backend.kind not in _TEMPLATES:
@@ -125,6 +131,9 @@ def _check_kind(platform: Source[PlatformDocument], name: str, findings: Finding
     elif is_template and backend.domain is not None:
         text = "functions are addressed by domain or by a url with {function}, not by both"
         findings.mistake(platform, text, "backends", name, "domain")
+    elif backend.kind == "knative" and is_template and "{namespace}" not in backend.url:
+        text = f"{backend.url!r}: every namespace would be one; expected {{namespace}} in it"
+        findings.mistake(platform, text, "backends", name, "url")
     elif backend.kind == "knative" and backend.domain is None and not is_template:
         text = "expected domain, or a url such as http://{function}.{namespace}.svc.cluster.local"
         findings.mistake(platform, text, "backends", name, "url")
@@ -163,10 +172,6 @@ def _suffixes(host: str) -> list[str]:
 def _check_namespaces(platform: Source[PlatformDocument], findings: Findings) -> None:
     """Two tenants in one namespace of one platform say what is whose, and nothing is both's."""
     document = platform.document
-
-    def backend_of(tenant: str) -> Backend:
-        return document.backends[document.tenants[tenant].backend]
-
     neighbours: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name, entry in document.tenants.items():
         backend = document.backends.get(entry.backend)
@@ -177,27 +182,76 @@ def _check_namespaces(platform: Source[PlatformDocument], findings: Findings) ->
                 f"riff 0.0.x knows no namespaces: expected namespace: {RIFF_NAMESPACE}, and owns where tenants share it"
             )
             findings.mistake(platform, text, "tenants", name, "namespace")
-        # By address: two names for one platform are one platform.
-        is_told = backend.kind != "http" or "{namespace}" in backend.url
-        neighbours[address_of(backend.url), entry.namespace if is_told else ""].append(name)
-    for (_, namespace), names in neighbours.items():
-        if len(names) < 2:
-            continue
-        if not namespace and any("{function}" not in backend_of(name).url for name in names):
-            for name in names:
-                text = "other tenants reach the same service by this url: expected {namespace} or {function} in it"
+        for reached in _reached(backend, entry.namespace):
+            neighbours[reached].append(name)
+    _check_fixed_urls(platform, findings)
+    told: set[tuple[str, ...]] = set()
+    for (_, namespace), some in neighbours.items():
+        names = tuple(some)
+        if len(names) > 1 and names not in told:
+            told.add(names)
+            _check_neighbours(platform, names, is_namespace=bool(namespace), findings=findings)
+
+
+def _reached(backend: Backend, namespace: str) -> set[tuple[str, str]]:
+    """
+    By what a tenant's functions are reached, and in which namespace: who has one of these in common with another has a
+    platform in common, whatever its names and spellings.
+    """
+    urls = [] if _is_fixed(backend) else [backend.url]
+    if backend.direct_url is not None and flaw_of_direct_url(backend.direct_url) is None:
+        urls.append(backend.direct_url)
+    reached = {(address_of(url), namespace if _is_told_namespace(backend, url) else "") for url in urls}
+    return reached if backend.cluster is None else {*reached, (f"cluster {backend.cluster}", namespace)}
+
+
+def _is_told_namespace(backend: Backend, url: str) -> bool:
+    return "{namespace}" in url or ("{" not in url and backend.kind != "http")
+
+
+def _is_fixed(backend: Backend) -> bool:
+    """All functions are one service, whatever its paths lead to."""
+    return backend.kind == "http" and "{function}" not in backend.url
+
+
+def _check_fixed_urls(platform: Source[PlatformDocument], findings: Findings) -> None:
+    """Who reaches all that is at an address, in any namespace, is alone there."""
+    document = platform.document
+    at: dict[str, list[str]] = defaultdict(list)
+    for name, entry in document.tenants.items():
+        if entry.backend in document.backends:
+            at[address_of(document.backends[entry.backend].url)].append(name)
+    for names in at.values():
+        for name in names if len(names) > 1 else ():
+            if _is_fixed(document.backends[document.tenants[name].backend]):
+                text = "other tenants reach the same service by this url: expected {function} in it, or another kind"
                 findings.mistake(platform, text, "tenants", name, "backend")
+
+
+def _check_neighbours(
+    platform: Source[PlatformDocument], names: Sequence[str], *, is_namespace: bool, findings: Findings
+) -> None:
+    """Tenants whose functions would be one's where they have the same name."""
+    tenants = platform.document.tenants
+    claims = []
+    for name in names:
+        owns = tenants[name].owns
+        if owns is None:
+            others = ", ".join([repr(other) for other in names[:4] if other != name])
+            text = (
+                f"shares its namespace with {others}; expected owns: [...] with functions of its own"
+                if is_namespace
+                else f"its functions have the addresses of those of {others}; expected {{namespace}} in the backend's "
+                "url, or owns: [...] with functions of its own"
+            )
+            findings.mistake(platform, text, "tenants", name, "namespace")
             continue
-        claims = []
-        for name in names:
-            owns = document.tenants[name].owns
-            if owns is None:
-                others = [repr(other) for other in names[:4] if other != name]
-                text = f"shares its namespace with {', '.join(others)}; expected owns: [...] with functions of its own"
-                findings.mistake(platform, text, "tenants", name, "namespace")
-                continue
-            claims += [Claim(text.rstrip("*"), text.endswith("*"), name, i) for i, text in enumerate(owns)]
-        for one, other in overlaps(claims):
-            where = platform.where("tenants", one.tenant, "owns", one.place)
-            text = f"meets {one.text}{'*' * one.is_prefix} of the tenant {one.tenant!r} ({where}); expected no overlap"
-            findings.mistake(platform, text, "tenants", other.tenant, "owns", other.place)
+        claims += [Claim(text.rstrip("*"), text.endswith("*"), name, i) for i, text in enumerate(owns)]
+        backend = platform.document.backends[tenants[name].backend]
+        if backend.kind == "knative" and backend.cluster is None:
+            text = "a tag X of another tenant's function F is reached as X-F; with cluster on the backend it is not"
+            findings.warning(platform, text, "tenants", name, "owns")
+    for one, other in overlaps(claims):
+        where = platform.where("tenants", one.tenant, "owns", one.place)
+        text = f"meets {one.text}{'*' * one.is_prefix} of the tenant {one.tenant!r} ({where}); expected no overlap"
+        findings.mistake(platform, text, "tenants", other.tenant, "owns", other.place)

@@ -26,7 +26,9 @@ EMAIL: Final = r"^[^\s@]{1,64}@[^\s@]{1,253}$"
 CLOCK: Final = r"^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$"
 PATH_PREFIX: Final = r"^/"
 PATH_PATTERN: Final = r"^/[^*?#\s]{0,1023}\*?$"
-PROBE: Final = r"^(off|/[^?#\s]{0,255})$"
+PLAIN_PATH: Final = r"/|(/\.*[-A-Za-z0-9_~!$&'()*+,;=:@][-A-Za-z0-9._~!$&'()*+,;=:@]*)+/?"
+"""A path that reads the same to everybody: no escape, no empty segment and no dot segment."""
+PROBE: Final = rf"^(off|{PLAIN_PATH})$"
 REQUEST: Final = r"^[A-Z][A-Z-]{0,31} (https?://[^\s/]+)?/\S*$"
 
 EXPECTED: Final = {
@@ -44,7 +46,7 @@ EXPECTED: Final = {
     CLOCK: "a time of day as HH:MM, from 00:00 to 24:00",
     PATH_PREFIX: "a path that starts with '/'",
     PATH_PATTERN: "a path such as /healthz, or the beginning of one with '*' at its end",
-    PROBE: "a path such as /healthz (no query), or off",
+    PROBE: "a path such as /healthz (no query, escape or dot segment), or off",
     REQUEST: "a request as METHOD /path or METHOD http://host/path",
 }
 """Pattern -> what an operator is told to write instead."""
@@ -68,7 +70,7 @@ Email = Annotated[str, _text(EMAIL)]
 Clock = Annotated[str, _text(CLOCK)]
 PathPrefix = Annotated[str, _text(PATH_PREFIX)]
 PathPattern = Annotated[str, _text(PATH_PATTERN)]
-Probe = Annotated[str, _text(PROBE)]
+Probe = Annotated[str, StringConstraints(pattern=PROBE, max_length=256, strict=True)]
 RequestLine = Annotated[str, StringConstraints(pattern=REQUEST, max_length=8192, strict=True)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=2048, strict=True)]
 Title = Annotated[str, StringConstraints(min_length=1, max_length=80, strict=True)]

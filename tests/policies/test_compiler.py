@@ -74,6 +74,73 @@ def test_misfit_has_its_line_and_column(name: str) -> None:
 
 OURS = "hosts: [a.example], backend: faas, namespace: acme"
 THEIRS = "hosts: [g.example], backend: faas, namespace: globex"
+FLAWS_OF_BACKENDS = {
+    "names run together": (
+        "kind: knative, url: 'http://{function}-{namespace}.svc'",
+        (
+            "30: 'http://{function}-{namespace}.svc': a-b in c and a in b-c would be one; "
+            "expected such as http://{function}.{namespace}:8080"
+        ),
+    ),
+    "names run together to be woken": (
+        "kind: http, url: http://s, wake_url: 'http://w/{namespace}{function}'",
+        (
+            "47: 'http://w/{namespace}{function}': a-b in c and a in b-c would be one; "
+            "expected such as http://scaler:8080/wake/{namespace}/{function}"
+        ),
+    ),
+    "knative without namespace": (
+        "kind: knative, url: 'http://{function}.svc'",
+        "30: 'http://{function}.svc': every namespace would be one; expected {namespace} in it",
+    ),
+    "domain of many": (
+        "kind: knative, url: http://gw, domain: '*.fn.example'",
+        "49: '*.fn.example' is no domain that a function's name could stand before; expected such as fn.example",
+    ),
+    "domain that is an address": (
+        "kind: knative, url: http://gw, domain: 10.0.0.1",
+        "49: '10.0.0.1' is no domain that a function's name could stand before; expected such as fn.example",
+    ),
+    "wake_url with dot segments": (
+        "kind: http, url: http://s, wake_url: 'http://w/../x'",
+        (
+            "47: 'http://w/../x' has a path with escapes, empty or dot segments; "
+            "expected such as http://scaler:8080/wake/{namespace}/{function}"
+        ),
+    ),
+    "wake_url with user": (
+        "kind: http, url: http://s, wake_url: 'http://u:secret@w'",
+        "47: the address names a user before its host; expected none, and credentials: NAME of a secret",
+    ),
+    "credentials for nobody": (
+        "kind: http, url: http://s, credentials: scaler",
+        "37: credentials go to wake_url and nowhere else; expected wake_url beside them",
+    ),
+    "probe nobody reads alike": (
+        "kind: openfaas, url: http://gw, probe: /a/../b",
+        "49: '/a/../b' is not a path such as /healthz (no query, escape or dot segment), or off",
+    ),
+}
+"""An entry -> column and message."""
+ONE_PLATFORM = {
+    "the port of the scheme": (
+        "kind: http, url: 'http://{function}.{namespace}.svc'",
+        "kind: http, url: 'http://{function}.{namespace}.svc:80'",
+    ),
+    "case": (
+        "kind: knative, url: 'http://{function}.{namespace}.svc'",
+        "kind: knative, url: 'http://{function}.{namespace}.SVC/'",
+    ),
+    "two ingresses of a cluster": (
+        "kind: knative, url: http://one, domain: a.example, cluster: in-cluster",
+        "kind: knative, url: http://two, domain: b.example, cluster: in-cluster",
+    ),
+    "the functions themselves": (
+        "kind: openfaas, url: http://gw, direct_url: 'http://{function}.{namespace}:8080'",
+        "kind: http, url: 'http://{function}.{namespace}:8080'",
+    ),
+}
+"""Two entries by which one function of a namespace is reached."""
 PLATFORM_MISTAKES = {
     "host of two tenants": (
         two_tenants(OURS, "hosts: [b.example, a.example], backend: faas, namespace: globex"),
@@ -171,11 +238,22 @@ PLATFORM_MISTAKES = {
     ),
     "backend with user": (
         two_tenants(OURS, THEIRS, BACKENDS.replace("gateway:", "u:p@gateway:")),
-        "platform.yaml:3:31: 'http://u:p@gateway:8080' is no URL; expected such as http://gateway.openfaas:8080",
+        (
+            "platform.yaml:3:31: the address names a user before its host; "
+            "expected none, and credentials: NAME of a secret"
+        ),
     ),
     "direct_url without function": (
         two_tenants(OURS, THEIRS, BACKENDS.replace("8080}", "8080, direct_url: 'http://{namespace}'}")),
         "platform.yaml:3:64: 'http://{namespace}' is no template; expected such as http://{function}.{namespace}:8080",
+    ),
+    "direct_url of all namespaces": (
+        two_tenants(OURS, THEIRS, BACKENDS.replace("8080}", "8080, direct_url: 'http://{function}:8080'}")),
+        [
+            f"platform.yaml:{at}: its functions have the addresses of those of {other}; expected {{namespace}} in the "
+            "backend's url, or owns: [...] with functions of its own"
+            for at, other in (("5:56", "'globex'"), ("6:58", "'acme'"))
+        ],
     ),
     "direct_url with more": (
         two_tenants(OURS, THEIRS, BACKENDS.replace("8080}", "8080, direct_url: 'http://{function}.{tenant}'}")),
@@ -184,6 +262,46 @@ PLATFORM_MISTAKES = {
             "expected such as http://{function}.{namespace}:8080"
         ),
     ),
+    **{
+        title: (
+            two_tenants(
+                OURS,
+                THEIRS.replace("faas", "other"),
+                f"version: 1\nbackends:\n  faas: {{{text}}}\n  other: {{kind: openfaas, url: http://elsewhere}}\n",
+            ),
+            f"platform.yaml:3:{expected}",
+        )
+        for title, (text, expected) in FLAWS_OF_BACKENDS.items()
+    },
+    **{
+        f"namespace shared: {title}": (
+            two_tenants(
+                OURS,
+                THEIRS.replace("faas", "other").replace("globex", "acme"),
+                f"version: 1\nbackends:\n  faas: {{{ours}}}\n  other: {{{theirs}}}\n",
+            ),
+            [
+                f"platform.yaml:{at}: shares its namespace with {other}; expected owns: [...] with functions of its own"
+                for at, other in (("6:56", "'globex'"), ("7:59", "'acme'"))
+            ],
+        )
+        for title, (ours, theirs) in ONE_PLATFORM.items()
+    },
+    **{
+        f"everything reached through http: {kind}": (
+            two_tenants(
+                OURS,
+                THEIRS.replace("faas", "other"),
+                f"version: 1\nbackends:\n  faas: {{kind: {kind}, url: http://gw:8080}}\n"
+                "  other: {kind: http, url: 'http://gw.:8080/'}\n",
+            ),
+            (
+                "platform.yaml:7:41: other tenants reach the same service by this url: "
+                "expected {function} in it, or another kind"
+            ),
+        )
+        for kind in ("openfaas", "knative, domain: fn.example")
+    },
     "private host that is none": (
         two_tenants(OURS + ", private_hosts: ['https://id']", THEIRS),
         "platform.yaml:5:78: 'https://id' is no host in the spelling of the wire; expected such as id.internal.example",
@@ -911,3 +1029,55 @@ def test_ten_thousand_rules_compile_in_time(tmp_path: Path) -> None:
     assert int(answer.stdout) == 10_000
     # Processor time: what else a machine is doing is not this folder's fault.
     assert ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime <= 4.0
+
+
+def test_a_tag_of_another_tenant_is_told() -> None:
+    """In a shared namespace of Knative a function's tag has a name that may be another tenant's."""
+    backends = "version: 1\nbackends:\n  faas: {kind: knative, url: http://gw, domain: fn.example}\n"
+    platform = two_tenants(OURS + ", owns: ['a-*']", THEIRS.replace("globex", "acme") + ", owns: ['b-*']", backends)
+    tells = "a tag X of another tenant's function F is reached as X-F; with cluster on the backend it is not"
+    assert warnings_of(folder("", platform, globex="")) == [
+        f"platform.yaml:5:68: {tells}",
+        f"platform.yaml:6:70: {tells}",
+    ]
+    known = platform.replace("fn.example", "fn.example, cluster: in-cluster")
+    assert warnings_of(folder("", known, globex="")) == []
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        ("message: true", "3:17: message has no meaning for kind: openfaas; expected riff, or no message"),
+        (
+            "cold_start: {probe: /a//b}",
+            "3:37: '/a//b' is not a path such as /healthz (no query, escape or dot segment), or off",
+        ),
+        ("cold_start: {no_wake: [{paths: [/é]}]}", "3:49: '/é' is never how a path is judged; write '/%C3%A9'"),
+        (
+            "cold_start: {no_wake: [{paths: ['/a/../b*']}]}",
+            "3:49: '/a/../b*' can never match: the path holds an empty segment or a dot segment",
+        ),
+    ],
+)
+def test_what_of_a_function_could_have_no_effect(function: str, expected: str) -> None:
+    """A key that does nothing on this platform, and a path that nothing is asked or judged by, does not load."""
+    assert mistakes_of(folder(f"functions: {{x: {{{function}}}}}\n")) == [f"acme.yaml:{expected}"]
+
+
+def test_functions_of_riff_are_not_probed() -> None:
+    """Its gateway is asked; a probe of the function would be a message for it."""
+    platform = PLATFORM.replace("openfaas", "riff").replace("namespace: acme", "namespace: default")
+    assert mistakes_of(folder("functions: {x: {message: true, cold_start: {probe: off}}}\n", platform)) == []
+    assert mistakes_of(folder("functions: {x: {cold_start: {probe: /up}}}\n", platform)) == [
+        "acme.yaml:3:30: functions of riff 0.0.x are not probed: each request is work to do; expected off, or no probe"
+    ]
+    entry = platform.replace("8080}", "8080, probe: off}")
+    assert mistakes_of(folder("", entry)) == [
+        "platform.yaml:3:48: probe has no meaning for kind: riff; expected openfaas or knative or http"
+    ]
+
+
+@pytest.mark.parametrize("path", ["/", "/*", "/a/*", "/%C3%A9", "/a;b", "/a%2Fb", "/a*"])
+def test_a_path_that_can_match_loads(path: str) -> None:
+    """In the one spelling of canonical paths, whole or the beginning of one."""
+    assert mistakes_of(folder(f"functions: {{x: {{cold_start: {{no_wake: [{{paths: ['{path}']}}]}}}}}}\n")) == []
