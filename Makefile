@@ -44,7 +44,6 @@ bench: $(VENV)/.installed ## The benchmarks, with their targets checked (about a
 	$(BIN)/python benchmarks/stream.py --check
 	$(BIN)/python benchmarks/identity.py --check
 	$(BIN)/python benchmarks/coldstart.py --check
-	$(BIN)/python benchmarks/coldstart.py --check
 
 pictures: $(VENV)/.installed ## Picture Portero's pages anew for docs/pages.md; needs Chromium and a free port 8088.
 	$(BIN)/python -m tests.pictures

@@ -33,6 +33,7 @@ PARTS: dict[str, Callable[[], Awaitable[list[Row]]]] = {
     "lateness": lateness.measure,
     "slots": slots.measure,
 }
+_LEAST_S = 2.0
 NAMES = ("core", "fairness", *[name for name in PARTS if name != "core"])
 
 
@@ -69,6 +70,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, help="of each turn of fairness and abandoned (default 8 and 60)")
     parser.add_argument("--check", action="store_true", help="exit 1 when a target is missed")
     options = parser.parse_args(arguments)
+    if options.seconds is not None and options.seconds < _LEAST_S:
+        parser.error(f"--seconds: {_LEAST_S:.0f} at least, or there is nothing to count")
     try:
         rows, table = uvloop.run(run(options.only or list(NAMES), options.seconds))
     except Unmeasurable as reason:
