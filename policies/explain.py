@@ -13,12 +13,14 @@ from typing import Any, Final, Literal
 
 from policies.decision import Allow, Answer, Challenge, Deny, Page, Reason
 from policies.no_wake import no_wake_rule
+from policies.overflow import fallback_of
 from policies.pipeline import Identify, Ready
 from policies.principal import Principal, anonymous
 from policies.problem import STATUS
+from policies.rbac import Granted, may
 from policies.rehearsal import SOMEWHERE, Rehearsal, caller, default_host, read_request, rehearse
 from policies.request import AccessRequest
-from policies.tables import Facts, PolicySet
+from policies.tables import Facts, Place, PolicySet
 from policies.tenancy import OUR_PAGES, tenant_of
 from policies.why import bindings_of, few, ref, why_not
 
@@ -129,12 +131,12 @@ def _explained(title: str, rehearsal: Rehearsal, action: str, now: float) -> Exp
         _who(rehearsal, action, now),
         _policy(rehearsal, action, now),
         _limits(rehearsal),
-        _cold_start(rehearsal, action),
+        _cold_start(rehearsal, action, now),
     )
     decision = rehearsal.decision
     match decision:
         case Allow():
-            said = "allowed"
+            said = "allowed: 202, and answered later" if rehearsal.is_deferred else "allowed"
             if decision.shadowed:
                 said += f" by shadow mode; enforced it would be {_refused(decision.shadowed[0])}"
         case Answer():
@@ -230,7 +232,7 @@ def _policy(rehearsal: Rehearsal, action: str, now: float) -> Step:
 
 
 def _limits(rehearsal: Rehearsal) -> Step:
-    if rehearsal.place is None or Ready not in rehearsal.asked:
+    if rehearsal.place is None or not (rehearsal.is_deferred or Ready in rehearsal.asked):
         return Step(QUESTIONS[3], "not asked")
     lines = [
         f"would spend {check.id} ({check.ref.where}): {check.quota} per {check.window_s} s, burst {check.burst}"
@@ -253,7 +255,7 @@ _OVERFLOWS: Final = {
 }
 
 
-def _cold_start(rehearsal: Rehearsal, action: str) -> Step:
+def _cold_start(rehearsal: Rehearsal, action: str, now: float) -> Step:
     place = rehearsal.place
     is_deferred = rehearsal.is_deferred
     if place is None or not (is_deferred or Ready in rehearsal.asked) or action != "invoke":
@@ -261,13 +263,16 @@ def _cold_start(rehearsal: Rehearsal, action: str) -> Step:
     spec, ceilings = place.spec, place.tenant.ceilings
     cold = spec.cold_start
     held = f"held {cold.max_wait_s:g} s at most, {cold.max_held} at once, more {_OVERFLOWS[cold.overflow]}"
-    if cold.fallback is not None:
-        held += f" ({cold.fallback})"
+    held += _fallback(place, rehearsal, now)
     if is_deferred:
         held = f"answered with 202 at once, and run within {spec.deferred.max_wait_s:g} s"
-    elif rehearsal.request is not None and no_wake_rule(place, rehearsal.request) is not None:
-        return Step(QUESTIONS[4], "yes", ("asleep it would not be woken: a no_wake rule matches",))
+    rule = None if rehearsal.request is None else no_wake_rule(place, rehearsal.request)
+    if rule is not None:
+        said = _refused(Deny(Reason.FUNCTION_ASLEEP)) if rule.status is None else str(rule.status)
+        return Step(QUESTIONS[4], "yes", (f"asleep it would not be woken: a no_wake rule answers {said}",))
     replica = f"{spec.concurrency} at once per replica" if spec.concurrency else "as many per replica as come"
+    if spec.is_concurrency_shared:
+        replica += ", counted by all Porteros together"
     return Step(
         QUESTIONS[4],
         "yes",
@@ -276,6 +281,14 @@ def _cold_start(rehearsal: Rehearsal, action: str) -> Step:
             f"{replica}; the tenant holds at most {ceilings.held} requests and {ceilings.held_bytes} bytes",
         ),
     )
+
+
+def _fallback(place: Place, rehearsal: Rehearsal, now: float) -> str:
+    """The function that takes what overflows, and whether it would take this."""
+    if (other := fallback_of(place)) is None or rehearsal.request is None:
+        return ""
+    verdict = may(other, rehearsal.principal, rehearsal.request, "invoke", now)
+    return f" ({other.function})" if isinstance(verdict, Granted) else f" ({other.function}: not this caller's)"
 
 
 __all__ = ["ExplainRequest", "Explanation", "Step", "explain", "explain_line", "explain_request"]

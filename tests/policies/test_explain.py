@@ -101,6 +101,40 @@ def test_an_allowed_request_names_rule_limits_and_bounds(policies: PolicySet) ->
         assert words in said
 
 
+SLEEPERS = b"""\
+version: 1
+tenant: acme
+functions:
+  form: {access: public, cold_start: {overflow: fallback, fallback: stub}}
+  shop: {access: public, cold_start: {overflow: fallback, fallback: till}}
+  stub: {access: public, cold_start: {no_wake: [{methods: [HEAD]}, {paths: [/healthz], status: 204}]}}
+  till: {}
+  both: {access: public, concurrency: 3, concurrency_scope: cluster}
+limits:
+  - {id: per-caller, per: subject, rate: 20/s, burst: 40}
+"""
+ONE_TENANT = PLATFORM.partition(b"  idle:")[0]
+
+
+@pytest.mark.parametrize(
+    ("request_line", "words"),
+    [
+        ("POST /async-function/form", "would spend per-caller"),
+        ("POST /async-function/form", "answered with 202 at once, and run within 600 s"),
+        ("POST /async-function/form", "=> allowed: 202, and answered later"),
+        ("GET /function/form", "more go to the fallback function (stub)"),
+        ("GET /function/shop", "more go to the fallback function (till: not this caller's)"),
+        ("HEAD /function/stub", "asleep it would not be woken: a no_wake rule answers 503 function-asleep"),
+        ("GET /function/stub/healthz", "asleep it would not be woken: a no_wake rule answers 204"),
+        ("GET /function/both", "3 at once per replica, counted by all Porteros together"),
+    ],
+)
+def test_what_becomes_of_a_request_at_a_sleeping_function(request_line: str, words: str) -> None:
+    """Whether it waits, what it gets instead, and who it would be there; limits of what is answered later, too."""
+    policies = compile_files({"platform.yaml": ONE_TENANT, "acme.yaml": SLEEPERS})
+    assert words in ask(policies, request_line).text()
+
+
 def test_a_refusal_says_what_would_have_to_change(policies: PolicySet) -> None:
     """Who lacks what, and which roles would do, with their lines."""
     said = ask(policies, "GET http://acme.localhost/reports/es", "login", "bob", claims=EU)
