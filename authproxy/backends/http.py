@@ -30,6 +30,7 @@ from authproxy.backends.platform_api import (
     address_of,
     authority_of,
     is_probe_path,
+    leads_elsewhere,
     parts_of,
 )
 from authproxy.upstream.departure import Address, Destination
@@ -39,8 +40,8 @@ from policies.request import AccessRequest
 from policies.tables import BackendSpec, Place
 
 _MEMO_ENTRIES: Final = 4096
-_LABEL: Final = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_]{0,61}[A-Za-z0-9])?")
-"""A name that may become part of a host: with a dot it would name somebody else's."""
+_LABEL: Final = re.compile(r"[a-z0-9](?:[-a-z0-9_]{0,61}[a-z0-9])?")
+"""A name that may become part of a host: with a dot it would name somebody else's, with a capital the one without."""
 _NAME: Final = re.compile(r"[-A-Za-z0-9_]+(?:\.[-A-Za-z0-9_]+)*")
 """A name that may become a segment of a path: no dot segment and no escape."""
 _PLACEHOLDER: Final = re.compile(r"\{(?:function|namespace)\}")
@@ -220,5 +221,7 @@ class _Template:
     def fill(self, namespace: str, function: str) -> str | None:
         """None: a name that would lead elsewhere."""
         if not self._namespace.fullmatch(namespace) or not self._function.fullmatch(function):
+            return None
+        if leads_elsewhere(self._url, function, namespace):
             return None
         return self._url.replace("{function}", function).replace("{namespace}", namespace)

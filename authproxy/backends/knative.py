@@ -51,6 +51,7 @@ from authproxy.backends.platform_api import (
     address_of,
     authority_of,
     is_probe_path,
+    leads_elsewhere,
 )
 from authproxy.upstream.departure import Address, Destination
 from policies.decision import Deny, Reason
@@ -117,7 +118,7 @@ class KnativeBackend:
         key = (place.function, place.tenant.namespace, place.spec.direct_url)
         found = self._memo.get(key)
         if found is None:
-            if not _are_labels(place.tenant.namespace, place.function):
+            if not self._is_name(place.tenant.namespace, place.function):
                 return _NO_NAME
             if len(self._memo) >= _MEMO_ENTRIES:
                 self._memo.clear()
@@ -158,7 +159,7 @@ class KnativeBackend:
 
     async def readiness(self, namespace: str, function: str) -> Readiness:
         """See ``Backend.readiness``: the cluster's API, or else the function itself (module docstring)."""
-        if not _are_labels(namespace, function):
+        if not self._is_name(namespace, function):
             return Readiness(0, does_exist=False)
         if self._cluster is not None:
             return await self._cluster.readiness(namespace, function)
@@ -181,7 +182,7 @@ class KnativeBackend:
 
     async def wake(self, namespace: str, function: str) -> None:
         """See ``Backend.wake``: one GET, which the activator holds; with ``probe: ""`` it is ``GET /``."""
-        if not _are_labels(namespace, function):
+        if not self._is_name(namespace, function):
             raise BackendUnavailable(f"{self.name}: there is no such function")
         if self._cluster is not None and not await self._cluster.does_exist(namespace, function):
             raise BackendUnavailable(f"{self.name}: there is no such function")
@@ -194,7 +195,7 @@ class KnativeBackend:
         path = self._probe_path if path is None else path
         if not path:
             return True
-        if not is_probe_path(path) or not _are_labels(namespace, function):
+        if not is_probe_path(path) or not self._is_name(namespace, function):
             raise BackendUnavailable(f"{self.name}: neither function nor path that could be probed")
         answer = await self._ask(self._probes, namespace, function, path)
         if answer is None or answer.status in NOT_NOW:
@@ -206,6 +207,12 @@ class KnativeBackend:
         await self._wakes.close()
         if self._cluster is not None:
             await self._cluster.close()
+
+    def _is_name(self, namespace: str, function: str) -> bool:
+        """Whether the two are names, and lead to nothing but a function."""
+        if not _LABEL.fullmatch(namespace) or not _LABEL.fullmatch(function):
+            return False
+        return not leads_elsewhere(self._url, function, namespace)
 
     async def _ask(self, api: PlatformApi, namespace: str, function: str, path: str) -> ApiAnswer | None:
         """
@@ -221,10 +228,6 @@ class KnativeBackend:
             "Accept-Encoding": "identity",
         }
         return await api.probe(f"{_filled(self._url, function, namespace)}{path}", headers)
-
-
-def _are_labels(namespace: str, function: str) -> bool:
-    return _LABEL.fullmatch(namespace) is not None and _LABEL.fullmatch(function) is not None
 
 
 def _filled(template: str, function: str, namespace: str) -> str:

@@ -32,6 +32,7 @@ from authproxy.backends.platform_api import (
     address_of,
     authority_of,
     is_probe_path,
+    leads_elsewhere,
 )
 from authproxy.upstream.departure import Destination
 from policies.decision import Deny, Reason
@@ -132,7 +133,8 @@ class OpenFaasBackend:
         if not _are_names(namespace, function):
             return _NO_NAME
         if (template := place.spec.direct_url) is not None:
-            if "." in function:  # it would name a host in somebody else's domain
+            # It would name a host in somebody else's domain, or no function's at all.
+            if "." in function or leads_elsewhere(template, function, namespace):
                 return _NO_NAME
             url = template.replace("{function}", function).replace("{namespace}", namespace)
             return Destination(address_of(url), place.path.encode("ascii"), authority_of(url))

@@ -31,6 +31,7 @@ MAX_PROBE_CONNECTIONS: Final = 1024
 NOT_NOW: Final = frozenset({502, 503, 504})
 """Statuses of who cannot serve yet: a watchdog before its function, a proxy before its upstream."""
 _PROBE_PATH: Final = re.compile(r"/[-A-Za-z0-9._~!$&'()*+,;=:@/]*(?:\?[-A-Za-z0-9._~!$&'()*+,;=:@/?]*)?")
+_NO_NAME_OF_A_HOST: Final = re.compile(r"[0-9]+|0x[0-9a-f]*|localhost", re.IGNORECASE)
 _UNCLEAN: Final = re.compile(r"/\.{0,2}/|/\.{1,2}$")
 """Dot segments and empty ones, but for a slash at the end."""
 
@@ -187,6 +188,21 @@ def address_of(url: str) -> Address:
 def authority_of(url: str) -> bytes:
     """Host and port as the Host field has them. Raises SettingsError when it is no address."""
     return parts_of(url).netloc.encode("ascii")
+
+
+def leads_elsewhere(template: str, function: str, namespace: str) -> bool:
+    """
+    Whether these names make the host of ``template`` a machine's address or this machine: resolvers read a host whose
+    last label is a number as an IPv4 address (``2852039166`` is 169.254.169.254), and ``localhost`` as their own.
+    """
+    authority = template.partition("//")[2].partition("/")[0].partition("?")[0]
+    host, colon, port = authority.rpartition(":")
+    last = (host if colon and port.isdigit() else authority).rpartition(".")[2]
+    if "{" not in last:
+        return False
+    return (
+        _NO_NAME_OF_A_HOST.fullmatch(last.replace("{function}", function).replace("{namespace}", namespace)) is not None
+    )
 
 
 def is_probe_path(path: str) -> bool:

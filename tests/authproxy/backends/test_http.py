@@ -262,3 +262,24 @@ async def test_a_wake_that_was_not_taken_has_failed(service: FakeHttpService, st
     with pytest.raises(BackendUnavailable):
         await made.wake("acme", "../x")
     await made.close()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("Secret", id="the host of secret"),
+        pytest.param("2852039166", id="169.254.169.254 as one number"),
+        pytest.param("0", id="this machine"),
+        pytest.param("0x7f000001", id="an address in base 16"),
+        pytest.param("localhost", id="this machine by name"),
+    ],
+)
+async def test_a_name_is_never_an_address_or_another_name(name: str) -> None:
+    """Who may invoke ``*`` reaches functions: no machine by its number, and none under a name policy did not judge."""
+    made = backend("http://{function}:8080", wake_url="http://scaler/{function}")
+    assert made.destination(place(function=name), None) == Deny(Reason.FUNCTION_UNKNOWN)
+    assert await made.readiness("acme", name) == Readiness(0, does_exist=False)
+    assert isinstance(made.destination(place(function="f0"), None), Destination)
+    named = backend("http://{function}.internal:8080")
+    assert isinstance(named.destination(place(function="127"), None), Destination)
+    await made.close()

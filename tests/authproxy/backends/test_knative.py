@@ -624,3 +624,14 @@ async def test_what_is_believed_of_functions_is_bounded(cluster: FakeKnative) ->
     assert await made.readiness("acme", "awake") == Readiness(1)
     assert len(made._answered_until) == 1
     await made.close()
+
+
+@pytest.mark.parametrize(("namespace", "name"), [("acme", "2130706433"), ("acme", "localhost"), ("acme", "0x7f")])
+async def test_a_function_is_never_an_address(namespace: str, name: str) -> None:
+    """Where a function's name ends the host, one that resolvers read as an address is no function."""
+    made = KnativeBackend(BackendSpec("kn", "knative", "http://{namespace}.{function}:8080", None), no_secrets)
+    assert made.destination(place(function=name), None) == Deny(Reason.FUNCTION_UNKNOWN)
+    assert await made.readiness(namespace, name) == Readiness(0, does_exist=False)
+    with pytest.raises(BackendUnavailable):
+        await made.wake(namespace, name)
+    await made.close()

@@ -18,7 +18,7 @@ from authproxy.backends.credentials import REREAD_PAUSE_S
 from authproxy.backends.openfaas import OpenFaasBackend
 from authproxy.backends.platform_api import MAX_ANSWER_BYTES, MAX_API_CONNECTIONS
 from authproxy.demo.functions_platform import FunctionsPlatform
-from policies.decision import Reason
+from policies.decision import Deny, Reason
 from policies.errors import BackendUnavailable, CannotKnow, SettingsError
 from policies.tables import BackendSpec
 from tests.contracts.backend import BackendContract, World
@@ -384,3 +384,12 @@ def test_the_platforms_words_for_not_reached(
     """
     assert backend().says_not_reached(status, fields) is is_unreached
     assert backend().failure_of(status, fields) is failure
+
+
+@pytest.mark.parametrize("name", ["2852039166", "0x7f000001", "localhost"])
+def test_a_direct_url_never_leads_to_a_machine(name: str) -> None:
+    """A function whose name resolvers read as an address is not called at it."""
+    made = OpenFaasBackend(BackendSpec("faas", "openfaas", "http://gateway:8080", None))
+    refused = made.destination(place(name, direct_url="http://{function}:80"), None)
+    assert isinstance(refused, Deny)
+    assert refused.reason is Reason.FUNCTION_UNKNOWN
