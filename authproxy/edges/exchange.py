@@ -210,9 +210,8 @@ class PublicExchange:
 
     def refuse(self, status: int, fields: Iterable[tuple[str, str]], body: bytes) -> None:
         """Answer by ourselves. Does nothing for a client that has gone."""
-        block = "".join([f"{name}: {value}\r\n" for name, value in fields]).encode("latin-1", "replace")
         try:
-            self.answer(status, block, body, len(body))
+            self.answer(status, field_lines(fields), body, len(body))
         except ClientGone:
             self.keeps_alive = False
 
@@ -266,3 +265,8 @@ class PublicExchange:
     def resume_reading(self) -> None:
         if self._connection.transport is not None:
             self._connection.resume_reading()
+
+
+def field_lines(fields: Iterable[tuple[str, str]]) -> bytes:
+    """``fields`` as an answer's block has them."""
+    return "".join([f"{name}: {value}\r\n" for name, value in fields]).encode("latin-1", "replace")
