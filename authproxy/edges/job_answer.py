@@ -1,12 +1,17 @@
-"""What a caller is told whose request is answered later: where, for how long, and whether a restart would lose it."""
+"""
+What a caller is told whose request is answered later: where, for how long, and whether a restart would lose it.
+
+A program gets JSON; a browser a page that goes on to the result by itself, for nobody behind it reads ``Location``.
+"""
 
 from __future__ import annotations
 
-import json
 from typing import Final
 
 from authproxy.gate.verdict import Deferred, PageAnswer
+from authproxy.pages.answers import document, page
 from policies.tenancy import OUR_PAGES, RESULT
+from policies.waiting_page import LATEST_S
 
 _KEPT: Final = "the result can be fetched from any replica, also after a restart"
 _NOT_KEPT: Final = "a restart of this server loses the result"
@@ -21,21 +26,23 @@ def accepted_answer(deferred: Deferred, result_id: str, wait_s: int, *, is_share
     """
     place = deferred.allow.place
     path = f"{OUR_PAGES}{RESULT}/{result_id}"
-    said = {
-        "result": path,
-        "expires_in": int(place.spec.deferred.keep_s),
-        "kept_in": "redis" if is_shared else "memory",
-        "survives_restart": is_shared,
-        "detail": _KEPT if is_shared else _NOT_KEPT,
-    }
-    fields = [
-        ("Content-Type", "application/json"),
-        ("Cache-Control", "no-store"),
-        ("Location", path),
-        ("Retry-After", str(max(1, wait_s))),
-    ]
+    wait_s = max(1, wait_s)
+    if deferred.request.accepts_html:
+        shown = {"seconds": min(wait_s, LATEST_S), "location": path, "detail": "" if is_shared else _NOT_KEPT}
+        whose = {"tenant": place.tenant.name, "host": deferred.request.authority}
+        answer = page("pending.html", whose | shown, status=202)
+    else:
+        said = {
+            "result": path,
+            "expires_in": int(place.spec.deferred.keep_s),
+            "kept_in": "redis" if is_shared else "memory",
+            "survives_restart": is_shared,
+            "detail": _KEPT if is_shared else _NOT_KEPT,
+        }
+        answer = document(said, status=202)
+    fields = [*answer.fields, ("Location", path), ("Retry-After", str(wait_s))]
     if deferred.request.wants_async:
         fields.append(("Preference-Applied", "respond-async"))
     if place.is_deferred:
         fields.append(("X-Call-Id", result_id))
-    return PageAnswer(202, tuple(fields), json.dumps(said).encode("ascii") + b"\n")
+    return answer._replace(fields=tuple(fields))

@@ -33,6 +33,8 @@ POLL_S: Final = 2
 """``Retry-After`` of a pending result."""
 
 _STATE: Final = "X-Portero-Result"
+_ITSELF: Final = {"location": "", "detail": ""}
+"""The page comes back to its own address, and there is nothing more to say."""
 _ALWAYS: Final = (
     ("Cache-Control", "no-store"),
     ("X-Content-Type-Options", "nosniff"),
@@ -141,7 +143,7 @@ def _pending(visit: Visit, caller: Principal) -> PageAnswer:
     if not visit.request.accepts_html:
         members = {"status": "pending", "result": f"{OUR_PAGES}{RESULT}/{visit.call.page.rest}"}
         return document(members, status=202, cookies=cookies, fields=(*_ALWAYS, *said), subject=subject)
-    values = {"tenant": visit.tenant.name, "host": visit.request.authority, "seconds": POLL_S}
+    values = {"tenant": visit.tenant.name, "host": visit.request.authority, "seconds": POLL_S, **_ITSELF}
     shown = page("pending.html", values, status=202, cookies=cookies, subject=subject)
     return shown._replace(fields=(*shown.fields, *said))
 

@@ -48,7 +48,7 @@ LONG_VALUES: dict[str, dict[str, Any]] = {
     "failed.html": {"detail": LONG * 2, "reason": LONG, "kind": LONG, "retry": "/a", "request_id": "f" * 128},
     "logged_out.html": {"may_log_in": True},
     "logout.html": {"who": f"{LONG}@{LONG}.example"},
-    "pending.html": {"seconds": 10**9},
+    "pending.html": {"seconds": 10**9, "location": "/a", "detail": LONG * 2},
     "whoami.html": {
         "name": f"{LONG} {LONG}",
         "subject": f"login|{'0' * 255}",

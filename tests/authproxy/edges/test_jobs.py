@@ -142,6 +142,21 @@ async def test_a_202_says_where_for_how_long_and_what_would_lose_it(bench: Bench
     assert "restart" in said["detail"]
 
 
+async def test_a_browser_is_led_to_its_result(bench: Bench) -> None:
+    """What overflows is answered later for people, too: 202, and a page that goes on to the result by itself."""
+    navigation = ((b"Accept", b"text/html"), (b"Sec-Fetch-Mode", b"navigate"))
+    spared = Deny(Reason.QUEUE_FULL, retry_after_s=7)
+    answer = await bench.accept(a_deferred(*navigation, method="GET", instead_of=spared))
+    fields = dict(answer.fields)
+    assert (answer.status, fields["Retry-After"], fields["Cache-Control"]) == (202, "7", "no-store")
+    assert fields["Content-Type"] == "text/html; charset=utf-8"
+    place = fields["Location"]
+    text = answer.body.decode()
+    assert f'<meta http-equiv="refresh" content="7; url={place}">' in text
+    assert f'href="{place}"' in text
+    assert "A restart of this server loses the result." in text
+
+
 async def test_what_was_not_preferred_is_not_said_to_be(bench: Bench) -> None:
     """Overflow: the caller did not ask; the refusal that it was spared says when to look."""
     spared = Deny(Reason.QUEUE_FULL, retry_after_s=7)
