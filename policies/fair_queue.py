@@ -12,7 +12,7 @@ from typing import Final
 
 from policies.fair_share import Level, Share, bounded_weight
 from policies.priorities import Sizes
-from policies.waiting import Line, Waiter, average, bounded_service
+from policies.waiting import Line, Waiter, average, bounded_service, usual
 
 _FIRST_GUESS_S: Final = 0.01
 """How long the first request of a function is thought to be served: little, as too much would be charged too early."""
@@ -106,7 +106,7 @@ class FairQueue(Line):
         else:
             served_s = bounded_service(served_s)
             flow.service_s = average(flow.service_s, served_s)
-            self.service_s = average(self.service_s, served_s)
+            self.service_s = usual(self.service_s, served_s)
         tenant.flows.settle(flow, flow_period, guess_s, served_s)
         self._tenants.settle(tenant, tenant_period, guess_s, served_s)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from policies.waiting import Line, Waiter, average, bounded_service
+from policies.waiting import Line, Waiter, bounded_service, usual
 
 
 class FifoQueue(Line):
@@ -28,7 +28,7 @@ class FifoQueue(Line):
     def finished(self, ticket: int, served_s: float | None) -> None:
         del ticket
         if served_s is not None:
-            self.service_s = average(self.service_s, bounded_service(served_s))
+            self.service_s = usual(self.service_s, bounded_service(served_s))
 
     def forget_served(self, at_most: int) -> None:
         """Nothing is remembered of them."""

@@ -18,6 +18,8 @@ BACKOFF_LIMIT_S: Final = 30.0
 """Longest pause between two attempts at something that keeps failing."""
 MIN_SERVICE_S: Final = 1e-4
 MAX_SERVICE_S: Final = 60.0
+FIRST_SERVICE_S: Final = 2.0
+"""A function's first service is believed to be no longer than that, until there are more."""
 
 
 class Waiter(NamedTuple):
@@ -233,3 +235,13 @@ def bounded_service(served_s: float) -> float:
 def average(before: float | None, measured: float) -> float:
     """Moving average that forgets: an eighth of what is new, as TCP's of round trips (RFC 6298 section 2)."""
     return measured if before is None else before + (measured - before) / 8
+
+
+def usual(before: float | None, measured: float) -> float:
+    """
+    ``average`` of what many callers are judged by: one of them must not make it long for all.
+
+    What takes more than twice the time of others counts as twice, and as two seconds when there are no others: so who
+    holds a stream open for an hour does not have everybody refused who could be served in a moment.
+    """
+    return average(before, min(measured, FIRST_SERVICE_S if before is None else 2 * before))

@@ -325,6 +325,23 @@ def test_retry_after_is_what_the_line_takes_to_empty() -> None:
     assert room.expected_wait_s(now) == 30
 
 
+def test_one_long_service_is_not_what_is_expected_of_others() -> None:
+    """It counts as twice what is usual; a service that is long each time is learnt all the same."""
+    room, now = busy(service_s=0.01)
+    for ticket, service_s in ((100, 3600.0), (101, 0.01), (102, 3600.0)):
+        room.on(arrived(ticket, now, concurrency=1))
+        room.on(Finished(now, ticket - 1))
+        room.on(Finished(now, ticket, service_s))
+        assert room.admit(1, now)
+    assert room.line.service_s == pytest.approx(0.012, abs=0.001)
+    for ticket in range(103, 180):
+        room.on(arrived(ticket, now, concurrency=1))
+        room.on(Finished(now, ticket - 1))
+        room.on(Finished(now, ticket, 30.0))
+        assert room.admit(1, now)
+    assert room.line.service_s == pytest.approx(30.0, rel=0.2)
+
+
 # -- a line that does not empty --------------------------------------------------------------------------------------
 
 
