@@ -258,6 +258,11 @@ class Room:
         """Whether somebody who has waited from then on waited for a cold start."""
         return self._is_asleep or instant <= self._woke_at
 
+    @property
+    def is_waking(self) -> bool:
+        """A wake is under way, whoever called for it."""
+        return self._wake_started_at is not None
+
     # -- events ----------------------------------------------------------------------------------------------------
 
     def on(self, event: Event) -> list[Command]:

@@ -48,6 +48,8 @@ MAX_FUNCTIONS: Final = 10_000
 _LOOKED_AT: Final = 16
 """Rooms looked at to find an idle one when all places are taken: some 5 us."""
 _SWEEP_S: Final = 60.0
+NO_WAIT_S: Final = 0.5
+"""How long a caller is held that would not wait at all: for an answer of the platform, or it would never be let in."""
 
 
 class Activator:
@@ -110,7 +112,8 @@ class Activator:
         driver = self._drivers.get((tenant.backend, tenant.namespace, place.function))
         if driver is None:
             return False
-        return driver.room.admit(place.spec.concurrency, self._clock())
+        spec = place.spec  # of which the room may not have heard yet: a reload can make a concurrency a shared one
+        return not spec.is_concurrency_shared and driver.room.admit(spec.concurrency, self._clock())
 
     async def hold(
         self,
@@ -285,8 +288,8 @@ def _max_wait_s(place: Place, request: AccessRequest, *, is_deferred: bool) -> f
     """How long the request is held at most; the caller may ask for less, not for more."""
     if is_deferred:
         return place.spec.deferred.max_wait_s
-    longest_s = place.spec.cold_start.max_wait_s
-    return longest_s if request.max_wait_s is None else max(0.0, min(longest_s, request.max_wait_s))
+    longest_s, asked_s = place.spec.cold_start.max_wait_s, request.max_wait_s
+    return longest_s if asked_s is None else min(longest_s, asked_s if asked_s > 0 else NO_WAIT_S)
 
 
 def _weight(cold_start: ColdStart, groups: frozenset[str]) -> int:

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple, assert_never
 
 from authproxy.activator.cluster import Cluster, SlotPool
 from authproxy.activator.probe import FunctionKey, Prober, ReadinessCheck
-from authproxy.activator.waking import SpendWake, Waking
+from authproxy.activator.waking import CALL_S, SpendWake, Waking
 from authproxy.backends.backend import Backend
 from authproxy.metrics import Metrics
 from authproxy.upstream.held_body import BodyAccount, HoldableBody
@@ -348,7 +348,8 @@ class Driver:
 
     async def _ask(self) -> None:
         try:
-            readiness = await self._check.ask(self._backend(), self._probe_path)
+            async with asyncio.timeout(CALL_S):
+                readiness = await self._check.ask(self._backend(), self._probe_path)
         except Exception as error:  # noqa: BLE001 - those who wait need an answer even when a backend has a defect
             self._report("ask", error)
             self.feed(AskFailed(self._tools.clock(), self._tools.jitter()))
@@ -358,7 +359,7 @@ class Driver:
         if self._put_off is not None and not self._check.is_up:  # it was up, and would not answer; now it is gone
             self._call(self._wake(self._put_off))
         self.feed(ReadinessSeen(readiness.ready_replicas, now) if readiness.does_exist else Missing(now))
-        if self.room.ready:
+        if not self.room.is_waking:
             self._end_wake()
 
     async def _wake(self, wake: Wake) -> None:
@@ -377,7 +378,7 @@ class Driver:
             self.feed(WakeFailed(self._tools.clock(), self._tools.jitter()))
             return
         self.feed(woken)
-        if self.room.ready:  # it got ready before the call was answered
+        if not self.room.is_waking:  # it got ready, or is given up, before the call was answered
             await self._waking.end()
 
     async def _wake_replica(self) -> None:

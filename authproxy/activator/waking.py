@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from authproxy.activator.cluster import KEEP_WAKE_EVERY_S, Cluster
 from authproxy.metrics import Metrics
@@ -17,6 +18,9 @@ from policies.coldstart_events import WakeDenied, WakeElsewhere, WakeSucceeded
 from policies.decision import Deny
 from policies.errors import StoreUnavailable
 from policies.tables import Place
+
+CALL_S: Final = 15.0
+"""Backends, probes and stores bound their calls at less; one that does not must not leave its function for ever."""
 
 SpendWake = Callable[[Place], Awaitable[Deny | None]]
 """Takes one wake on a tenant's account; the refusal (429 ``wake-limited``) when there is none left, and takes none."""
@@ -80,7 +84,8 @@ class Waking:
         self._is_over = False
         self._has_paid = self._has_paid and is_retry
         try:
-            return await self._call(place, wake)
+            async with asyncio.timeout(CALL_S):
+                return await self._call(place, wake)
         except Exception:
             if not self._is_over:
                 self._metrics.wake_results_total.add((place.tenant.name, "failed"))

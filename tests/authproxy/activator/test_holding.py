@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from dataclasses import replace
 
 import pytest
 
+from authproxy.activator.activator import NO_WAIT_S
 from policies.decision import Reason
 from policies.principal import Principal, anonymous
 from policies.tables import AsyncSpec, Ceilings, ColdStart
@@ -23,8 +25,8 @@ ONE_EACH = ColdStart(max_held_per_caller=1)
         (None, False, 3.0),
         (1.5, False, 1.5),
         (60.0, False, 3.0),
-        (0.0, False, 0.0),
-        (-5.0, False, 0.0),
+        (0.0, False, NO_WAIT_S),
+        (-5.0, False, NO_WAIT_S),
         (1.5, True, 9.0),
     ],
     ids=["policy", "less", "more", "nothing", "negative", "deferred"],
@@ -39,6 +41,57 @@ async def test_how_long_a_request_is_held(asked_s: float | None, is_deferred: bo
     assert answer.reason is Reason.COLD_START_TIMEOUT
     assert now() == pytest.approx(waits_s, abs=0.01)
     assert answer.retry_after_s is not None
+    await made.activator.close()
+
+
+@in_jumping_time
+async def test_one_who_would_not_wait_is_let_in_when_it_is_awake() -> None:
+    """``Prefer: wait=0``: the function need not have been in use just before."""
+    made = Waiting(Platform(ready=1))
+    at = cold_place(ColdStart())
+    for _ in range(3):
+        made.activator.finished(at, let_in(await made.hold(at, request=REQUEST._replace(max_wait_s=0.0))))
+        await asyncio.sleep(60.0)
+    await made.activator.close()
+
+
+@in_jumping_time
+async def test_a_concurrency_that_becomes_a_shared_one_is_shared_at_once() -> None:
+    """A reload says that all Porteros together may send five: the next request needs a slot, however idle it is."""
+    made = Waiting(Platform(ready=1))
+    before = cold_place(ColdStart(), concurrency=5)
+    made.activator.finished(before, let_in(await made.hold(before)))
+    assert made.activator.ready_now(before)
+    made.activator.finished(before)
+    after = cold_place(ColdStart(), concurrency=5, is_concurrency_shared=True)
+    assert not made.activator.ready_now(after)
+    made.activator.finished(after, let_in(await made.hold(after)))
+    assert made.activator.ready_now(before) is False  # by an older policy neither
+    await made.activator.close()
+
+
+@in_jumping_time
+async def test_one_long_service_has_nobody_else_refused() -> None:
+    """Somebody holds a stream for an hour; the next to come with ten requests of 10 ms sees all of them served."""
+    made = Waiting(Platform(ready=1))
+    at = cold_place(ColdStart(), concurrency=1)
+    for seconds, name in [(0.01, "ana")] * 3 + [(3600.0, "eve")]:
+        let_in(await made.serve(at, functools.partial(asyncio.sleep, seconds), Principal("login", name)))
+        await asyncio.sleep(3.0)
+    for answer in await asyncio.gather(*(made.serve(at, functools.partial(asyncio.sleep, 0.01)) for _ in range(10))):
+        let_in(answer)
+    await made.activator.close()
+
+
+@in_jumping_time
+async def test_a_platform_that_never_answers_is_asked_again() -> None:
+    """A call that hangs for ever takes its function with it for some seconds, not for ever."""
+    made = Waiting(Platform(ready=1))
+    made.platform.lag_s = 1e9
+    refused(await made.hold(cold_place(ColdStart())))
+    made.platform.lag_s = 0.001
+    await asyncio.sleep(30.0)
+    let_in(await made.hold(cold_place(ColdStart())))
     await made.activator.close()
 
 

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from authproxy.backends.backend import Readiness
 from policies.decision import Deny, Reason
 from policies.principal import Principal
 from policies.tables import Place
@@ -212,3 +213,56 @@ async def test_who_may_not_wake_is_served_by_what_is_awake() -> None:
     made = Waiting(Platform(ready=1))
     let_in(await made.hold(place(), may_wake=False))
     await made.activator.close()
+
+
+@pytest.mark.parametrize("end", ["missing", "in vain"])
+@in_jumping_time
+async def test_the_lease_of_a_wake_that_was_given_up_is_given_back(end: str) -> None:
+    """
+    Another's wake came to nothing and ours was called for. Before that is answered the function is gone, or all
+    patience with the wake: others must not be told for ever that we are waking it.
+    """
+    cluster = ScriptedCluster()
+    cluster.lease = False
+    made = Waiting(SlowToWake(start_s=None), cluster=cluster)
+    held = made.hold(place(max_wait_s=29.0))
+    await asyncio.sleep(1.0 if end == "missing" else 27.0)
+    cluster.lease = True
+    await asyncio.sleep(1.9)
+    assert len(made.platform.woken) == 1
+    if end == "missing":
+        made.platform.ready = -1
+    refused(await held)
+    await asyncio.sleep(20.0)
+    assert len(cluster.times("end")) == 1
+    assert max(cluster.times("keep"), default=0.0) < cluster.times("end")[0] < now() - 10.0
+    await made.activator.close()
+
+
+@in_jumping_time
+async def test_a_wake_that_is_never_answered_fails() -> None:
+    """It is counted, its lease given back, and the function can be woken again."""
+    cluster = ScriptedCluster()
+    made = Waiting(cluster=cluster)
+    lag_s, made.platform.lag_s = made.platform.lag_s, 1e9
+    made.platform.readiness = _asleep  # type: ignore[method-assign]  # only the wake hangs
+    refused(await made.hold(place(max_wait_s=10.0)))
+    await asyncio.sleep(30.0)
+    assert len(cluster.times("end")) == 1
+    assert made.metrics.wake_results_total.value(("acme", "failed")) == 1
+    del made.platform.readiness
+    made.platform.lag_s = lag_s
+    let_in(await made.hold(place()))
+    await made.activator.close()
+
+
+class SlowToWake(Platform):
+    """Takes its time to answer a wake."""
+
+    async def wake(self, namespace: str, function: str) -> None:
+        await super().wake(namespace, function)
+        await asyncio.sleep(5.0)
+
+
+async def _asleep(_namespace: str, _function: str) -> Readiness:
+    return Readiness(0)
