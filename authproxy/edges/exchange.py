@@ -106,8 +106,10 @@ class PublicExchange:
         return self._held
 
     def hand_over_body(self) -> None:
-        """The held body outlives the exchange: whoever has it closes it."""
-        self._held = None
+        """The held body, which is whole, outlives the exchange: whoever has it closes it."""
+        held, self._held = self._held, None
+        if held is not None:
+            held.leave_source()
 
     def close_body(self) -> None:
         """The exchange is over. Idempotent."""

@@ -6,6 +6,8 @@ sockets (``BodySource``), who may hold how much (``BodyAccount``) and why the re
 
 What was read is never lost, whatever happens meanwhile: a refusal that comes a moment too late finds the request on its
 way, and a body that lacks a piece in its middle would be another body.
+
+Longer than other modules: one body's states, from its connection to memory, file and function, are read together.
 """
 
 from __future__ import annotations
@@ -182,6 +184,11 @@ class HeldBody:
         except (BodyMalformed, BodyStalled) as broken:
             return _refusal_of(broken)
 
+    def leave_source(self) -> None:
+        """The body is whole and outlives its connection, of which nothing must be kept for it."""
+        if self.is_whole:
+            self._source = _NOTHING
+
     def _open(self, account: BodyAccount) -> bool:
         """Whether there is something to be read on."""
         if self._account is None:
@@ -329,6 +336,21 @@ class HeldBody:
             self._file.close()
         if self._account is not None:
             self._account.close()
+
+
+class _Nothing:
+    """Where a body came from whose connection is forgotten."""
+
+    awaits_continue = False
+
+    def take_whole(self) -> bytes | None:
+        return b""
+
+    async def read_on(self, *, is_patient: bool) -> bytes:  # noqa: ARG002  # the protocol's
+        return b""
+
+
+_NOTHING: Final = _Nothing()
 
 
 def _refusal_of(broken: BodyMalformed | BodyStalled) -> Deny:

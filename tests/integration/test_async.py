@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import shutil
 import time
@@ -14,12 +15,13 @@ import pytest
 from aiohttp import web
 
 from authproxy.app import App
+from authproxy.edges.protocol import ClientConnection
 from authproxy.settings import Settings
 from tests.fakes.callback_receiver import CallbackReceiver
 from tests.fakes.jobs import until
 from tests.fakes.openfaas import Invocation
 from tests.fakes.redis_server import redis_server
-from tests.fakes.world import PLAIN, RawAnswer, World, request_bytes, running_world, send_raw
+from tests.fakes.world import PLAIN, RawAnswer, World, parse_answer, request_bytes, running_world, send_raw
 
 ASYNC = ("Prefer", "respond-async")
 _WRITTEN = {
@@ -116,6 +118,26 @@ async def test_a_large_body_waits_with_its_request(world: World) -> None:
         assert (await fetched(world, place)).status == 200
     assert sorted(invocation.body for invocation in asked(world)) == bodies
     await until(lambda: not world.app.parts.metrics.held_body_bytes.value())
+
+
+@pytest.mark.parametrize("size", [5, 300_000])
+async def test_a_request_for_later_keeps_nothing_of_its_connection(world: World, size: int) -> None:
+    """It may wait for ten minutes; its client is gone by then, and its body is all there is to keep."""
+    world.faas.add("survey-submit", "acme", replicas=0, start_s=60)
+    reader, writer = await asyncio.open_connection(*world.app.public_address)
+    writer.write(request_bytes("POST /function/survey-submit", fields=[ASYNC], body=b"x" * size))
+    edge = world.app._public
+    assert edge is not None
+    await until(lambda: edge.connections)
+    place = place_of(parse_answer(await reader.read()))
+    writer.close()
+    await until(lambda: not edge.connections)
+    await asyncio.sleep(0.05)
+    gc.collect()
+    assert not [one for one in gc.get_objects() if type(one) is ClientConnection]
+    world.faas.awake["survey-submit.acme"] = 1
+    answer = await fetched(world, place)
+    assert answer.json()["body"] == "x" * size
 
 
 async def test_openfaas_callers_need_not_change(world: World) -> None:
