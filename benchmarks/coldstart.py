@@ -2,8 +2,8 @@
 What the waiting room promises, measured on loopback: fairness, memory, pace, lateness, and what its parts cost.
 
 Portero, the platform and the callers are processes of their own. Judged are ratios of one run and what can be counted;
-where a target is a time (lateness, idle replicas) the quietest of at most three rounds counts, because what else runs
-on the machine only ever adds.
+where a target is about time (how long mice wait, lateness, idle replicas) the quietest of at most three rounds counts,
+because what else runs on the machine only ever adds. What must never happen must not in any of them.
 
     python benchmarks/coldstart.py --check            prints the figures, and exits 1 when a target is missed
     python benchmarks/coldstart.py --only lateness    core, fairness, held, abandoned, pacing, lateness or slots
