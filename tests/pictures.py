@@ -31,6 +31,8 @@ PAGES: Final = (
     "denied",
     "not-found",
     "unavailable",
+    "overflow",
+    "pending",
 )
 Scheme = Literal["light", "dark"]
 LOOKS: Final[tuple[tuple[str, tuple[int, int], Scheme, tuple[str, ...]], ...]] = (

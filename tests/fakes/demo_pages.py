@@ -7,11 +7,13 @@ which pictures it for ``docs/pages.md``.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
 from typing import Final
 
+import aiohttp
 import yaml
 from playwright.async_api import BrowserContext, ConsoleMessage, Page
 
@@ -27,6 +29,9 @@ STAFF: Final = "Globex staff"
 PARTNERS: Final = "Partners and guests"
 NOBODY: Final = "http://127.0.0.1:9/partners"
 """Issuer of a provider that does not answer."""
+STREAM: Final = "/function/survey-stream"
+"""Of globex anybody's here: one listens, one waits, and for others there is no room."""
+_ONE_LISTENS: Final = {"access": "public", "concurrency": 1, "cold_start": {"max_held": 1, "overflow": "page"}}
 _STATUS_TEXT: Final = "the server responded with a status of"
 """What the console says of every 4xx and 5xx: no trouble of a page."""
 
@@ -41,10 +46,11 @@ async def running_demo(listen: Address = ("127.0.0.1", 0)) -> AsyncIterator[Demo
         staff["login"]["title"] = STAFF
         said["identity"].append({**staff, "name": "partners", "issuer": NOBODY})
         said["identity"][1]["login"] = {**staff["login"], "title": PARTNERS}
+        said["functions"]["survey-stream"] = _ONE_LISTENS
         file.write_text(json.dumps(said))  # which is YAML, without anchors
         await demo.app.parts.folder.reload()
         if mistakes := demo.app.parts.folder.status.mistakes:
-            raise RuntimeError(f"globex has not got its second provider: {mistakes}")
+            raise RuntimeError(f"globex is not as the walk needs it: {mistakes}")
         yield demo
 
 
@@ -81,6 +87,24 @@ def collect_troubles(context: BrowserContext) -> list[str]:
     return troubles
 
 
+@contextlib.asynccontextmanager
+async def crowded_stream(demo: Demo) -> AsyncIterator[str]:
+    """Until the block ends there is no room at globex's stream; yields the address of a result that is pending."""
+    url, globex = demo.public_url + STREAM, {"Host": demo.files.hosts["globex"]}
+    async with aiohttp.ClientSession(headers=globex) as session, session.get(url):
+        waiting = asyncio.create_task(session.get(url))
+        try:
+            async with session.get(url, headers={"Prefer": "respond-async"}) as accepted:
+                place = accepted.headers["Location"]
+            while demo.app.parts.activator.held < 2:  # noqa: ASYNC110  # nobody tells
+                await asyncio.sleep(0.01)
+            yield demo.origin("globex") + place
+            await session.delete(demo.public_url + place)
+        finally:
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+
+
 async def every_page(demo: Demo, page: Page) -> AsyncIterator[str]:
     """Walk through all pages: a name each time that ``page`` shows one. Nobody is logged in before, nor afterwards."""
     acme, globex = demo.origin("acme"), demo.origin("globex")
@@ -108,3 +132,8 @@ async def every_page(demo: Demo, page: Page) -> AsyncIterator[str]:
     yield "logged-out"
     await page.goto(f"{acme}/.portero/callback?code=x&state=y")
     yield "login-failed"
+    async with crowded_stream(demo) as result:
+        await page.goto(globex + STREAM)
+        yield "overflow"
+        await page.goto(result)
+        yield "pending"
