@@ -94,6 +94,8 @@ SHED_WAIT_S: Final = 0.05
 LONGEST_ADVICE_S: Final = 30
 FORGET_S: Final = 3600.0
 """A function unused for so long is forgotten, its measured cold starts with it."""
+POLLS_PER_S: Final = 500
+"""Questions about functions that are not ready, over all of them: an eighth of a core, and what a platform bears."""
 MAX_REPLICAS: Final = 100_000
 """More than that is a platform's mistake, and would be a number too big to pace by."""
 _NO_SLOTS: Final = WantSlots(0, 0, 0)
@@ -139,6 +141,7 @@ class Room:
         "in_flight",
         "last_used_at",
         "line",
+        "polled",
         "ready",
         "sharers",
         "slots_held",
@@ -156,6 +159,8 @@ class Room:
         """Replicas, by the platform's last answer."""
         self.sharers = 1
         """Porteros that live, this one among them; set by the driver. Each lets in its part of the capacity."""
+        self.polled = 1
+        """Functions that are polled now, this one among them; set by the driver. The more, the more seldom each."""
         self.slots_held = 0
         """Places in flight that are ours, where the concurrency is that of all Porteros together."""
         self.last_used_at = now
@@ -262,6 +267,11 @@ class Room:
     def is_waking(self) -> bool:
         """A wake is under way, whoever called for it."""
         return self._wake_started_at is not None
+
+    @property
+    def is_polled(self) -> bool:
+        """It is asked about again and again, until it is ready."""
+        return self.is_waking or (not self.ready and bool(self._waiters))
 
     # -- events ----------------------------------------------------------------------------------------------------
 
@@ -425,7 +435,7 @@ class Room:
         self._ask_backoff.clear()
         if self._is_ask_void:
             self._is_ask_void = False
-            self._ask_at = now + _poll_s(0.0)
+            self._ask_at = now + self._poll_s(0.0)
             return
         self._missing_until = -inf
         self._fresh_until = now + FRESH_S
@@ -537,7 +547,7 @@ class Room:
         if self._is_shared:
             self._want_slots()
         if self._waiters and self._ask_at is None and not self._is_asking:
-            self._ask_at = max(now, self._asked_at + _poll_s(0.0), self._wake_backoff.until)
+            self._ask_at = max(now, self._asked_at + self._poll_s(0.0), self._wake_backoff.until)
         self._ask_if_due(now)
 
     def _wake_or_poll(self, now: float) -> None:
@@ -551,10 +561,10 @@ class Room:
             self._look_again_at = inf
             if self._wake_started_at is None:
                 self._wake_started_at = now
-                self._ask_at = now + _poll_s(0.0)  # a replica may be ready before the call itself is answered
+                self._ask_at = now + self._poll_s(0.0)  # a replica may be ready before the call itself is answered
             self._commands.append(Wake(self._wake_tenant, 0 < self._wake_backoff.failures < _PATIENCE))
         if self._wake_started_at is not None and self._ask_at is None and not self._is_asking:
-            poll_s = _poll_s(now - self._wake_started_at) if self._waiters else FRESH_S
+            poll_s = max(0.0 if self._waiters else FRESH_S, self._poll_s(now - self._wake_started_at))
             self._ask_at = max(now, self._asked_at + poll_s)  # from asking to asking, however long an answer takes
 
     def _want_slots(self) -> None:
@@ -579,7 +589,7 @@ class Room:
     def _hurry(self, now: float) -> None:
         """Somebody new waits: ask soon, however slowly the platform was polled while nobody did."""
         if self._ask_at is not None and self._wake_started_at is not None:
-            self._ask_at = min(self._ask_at, now + _poll_s(now - self._wake_started_at))
+            self._ask_at = min(self._ask_at, now + self._poll_s(now - self._wake_started_at))
 
     def _may_believe(self, now: float) -> bool:
         if now < self._fresh_until or self._is_refreshing:
@@ -647,9 +657,7 @@ class Room:
             self._let_in = 0
         self._counted_at = now
 
-
-def _poll_s(elapsed_s: float) -> float:
-    """How long to wait before asking again about a function that has been waking for so long."""
-    if elapsed_s < 10.0:
-        return 0.05
-    return 0.25 if elapsed_s < 30.0 else 1.0
+    def _poll_s(self, elapsed_s: float) -> float:
+        """How long to wait before asking again about a function that has been waking for so long."""
+        usual_s = 0.05 if elapsed_s < 10.0 else 0.25 if elapsed_s < 30.0 else 1.0
+        return usual_s if self.ready else max(usual_s, self.polled / POLLS_PER_S)

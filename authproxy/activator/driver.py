@@ -88,6 +88,8 @@ class Tools:
     spend_wake: SpendWake | None
     clock: Callable[[], float]
     jitter: Callable[[], float]
+    polled: int = 0
+    """Functions that are polled now."""
 
 
 @dataclass(slots=True)
@@ -111,6 +113,7 @@ class Driver:
         "_held",
         "_is_closed",
         "_is_feeding",
+        "_is_polled",
         "_key",
         "_places",
         "_pool",
@@ -147,6 +150,8 @@ class Driver:
         self._calls: set[asyncio.Task[None]] = set()
         self._events: list[Event] = []
         self._is_feeding = False
+        self._is_polled = False
+        """It is among those that ``Tools.polled`` counts."""
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         self._is_closed = False
@@ -259,6 +264,7 @@ class Driver:
             return
         self._is_feeding = True
         self.room.sharers = self._tools.cluster.sharers
+        self.room.polled = self._tools.polled
         try:
             for happened in self._events:  # which grows meanwhile
                 for command in self.room.on(happened):
@@ -266,15 +272,21 @@ class Driver:
         finally:
             self._events.clear()
             self._is_feeding = False
+        self._count_polled(is_polled=self.room.is_polled)
         self._set_timer()
 
     def forget(self) -> None:
         """Nobody needs this function's room any more; it must be idle."""
         self._is_closed = True
+        self._count_polled(is_polled=False)
         if self._timer is not None:
             self._timer.cancel()
         if self._pool is not None:
             self._pool.close()
+
+    def _count_polled(self, *, is_polled: bool) -> None:
+        self._tools.polled += is_polled - self._is_polled
+        self._is_polled = is_polled
 
     async def close(self) -> None:
         """Refuse whoever waits, end calls and timer."""

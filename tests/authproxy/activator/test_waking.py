@@ -256,6 +256,48 @@ async def test_a_wake_that_is_never_answered_fails() -> None:
     await made.activator.close()
 
 
+@in_jumping_time
+async def test_many_functions_that_wake_are_polled_more_seldom() -> None:
+    """A thousand at once: the platform is asked 500 times a second, not 20,000, and one alone as ever afterwards."""
+    made = Waiting(Platform(start_s=None))
+    held = [made.hold(place(f"f-{n}", max_wait_s=20.0)) for n in range(1000)]
+    await asyncio.sleep(5.0)
+    assert len(made.platform.woken) == 1000
+    made.platform.asked.clear()
+    await asyncio.sleep(5.0)
+    assert 2000 <= len(made.platform.asked) <= 3000
+    for task in held[1:]:
+        task.cancel()
+    await asyncio.sleep(35.0)
+    refused(await held[0])
+    assert made.activator._tools.polled == 0
+    made.platform.start_s = 1.0
+    began = now()
+    let_in(await made.hold(place("another")))
+    assert now() - began < 1.1
+    await made.activator.close()
+
+
+@in_jumping_time
+async def test_a_function_that_is_awake_is_asked_about_at_once_while_others_wake() -> None:
+    """Its caller does not stand in their line."""
+    made = Waiting(Platform(start_s=None))
+    awake = Platform(ready=1)
+    at = place("awake", of=tenant("globex", backend="other"))
+    made.activator._tools.backends["other"] = awake  # type: ignore[index]  # the fake of a mapping is a dict
+    held = [made.hold(place(f"f-{n}", max_wait_s=20.0)) for n in range(1000)]
+    await asyncio.sleep(5.0)
+    for _ in range(5):
+        began = now()
+        made.activator.finished(at, let_in(await made.hold(at)))
+        assert now() - began < 0.1
+        await asyncio.sleep(1.3)
+    for task in held:
+        task.cancel()
+    await made.activator.close()
+    assert made.activator._tools.polled == 0
+
+
 class SlowToWake(Platform):
     """Takes its time to answer a wake."""
 
