@@ -58,15 +58,18 @@ class HeldBytes:
             bounds.append((("function", function), function_max))
         if flow_max is not None:
             bounds.append((("flow", function, tenant, flow), flow_max))
-        return Account(self._held, self.max_total, tuple(bounds))
+        return Account(tenant, self._held, self.max_total, tuple(bounds))
 
 
 class Account:
     """What one request keeps. Closed exactly once however often ``close`` is called."""
 
-    __slots__ = ("_bounds", "_held", "_is_closed", "_max_total", "taken")
+    __slots__ = ("_bounds", "_held", "_is_closed", "_max_total", "taken", "tenant")
 
-    def __init__(self, held: dict[_Key, int], max_total: int, bounds: tuple[tuple[_Key, int], ...]) -> None:
+    def __init__(
+        self, tenant: str, held: dict[_Key, int], max_total: int, bounds: tuple[tuple[_Key, int], ...]
+    ) -> None:
+        self.tenant = tenant
         self._held = held
         self._max_total = max_total
         self._bounds = bounds

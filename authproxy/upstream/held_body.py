@@ -35,6 +35,10 @@ _log = get_logger("upstream")
 class BodyAccount(Protocol):
     """What of held bytes is taken for one body: ``policies.held_bytes.Account``."""
 
+    @property
+    def tenant(self) -> str:
+        """On whose account."""
+
     def take(self, count: int, /) -> Reason | None:
         """Take ``count`` more bytes, all or nothing; a reason: there is no room for them."""
 
@@ -258,7 +262,7 @@ class HeldBody:
         data = self._memory = bytes(self._memory)
         try:
             if self._file is None:
-                self._file = self._spool.open()
+                self._file = self._spool.open("" if self._account is None else self._account.tenant)
             await self._file.write(self._file_bytes, data)
         except SpoolFailed as failed:
             if not self._is_closed:

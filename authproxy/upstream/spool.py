@@ -1,8 +1,8 @@
 """
 Unlinked temporary files for bodies that wait: 0600 from their first moment, without a name, gone with the process.
 
-It decides how many there may be and that no thread but the pool's own ever waits for a disk. It refuses to know whose
-bytes they are and how many somebody may keep (``BodyAccount``).
+It decides how many there may be, that no tenant has more than half of what the others leave, and that no thread but the
+pool's own ever waits for a disk. It refuses to know how many bytes somebody may keep (``BodyAccount``).
 """
 
 from __future__ import annotations
@@ -38,15 +38,29 @@ class Spool:
         self._pool: ThreadPoolExecutor | None = None
         self.files = 0
         """Open or about to be."""
+        self._of: dict[str, int] = {}
+        """The same by tenant, of those that have any."""
 
-    def open(self) -> SpoolFile:
-        """A file that is made when it is first written to. Raises: SpoolFailed when there are too many."""
-        if self.files >= self._max_files:
+    def open(self, tenant: str) -> SpoolFile:
+        """
+        A file that is made when it is first written to. Raises: SpoolFailed when there are too many, or the tenant has
+        its share: bodies just above what memory takes would let one tenant have all of them.
+        """
+        mine = self._of.get(tenant, 0)
+        if 2 * mine >= self._max_files - (self.files - mine):
             raise SpoolFailed
         if self._pool is None:
             self._pool = ThreadPoolExecutor(WORKERS, "portero-spool")
         self.files += 1
-        return SpoolFile(self, self._pool, self._directory)
+        self._of[tenant] = mine + 1
+        return SpoolFile(self, self._pool, self._directory, tenant)
+
+    def give_back(self, tenant: str) -> None:
+        """A file is closed."""
+        self.files -= 1
+        self._of[tenant] -= 1
+        if not self._of[tenant]:
+            del self._of[tenant]
 
     def close(self) -> None:
         """No further file. Does not wait for writes that are under way."""
@@ -58,10 +72,11 @@ class Spool:
 class SpoolFile:
     """One file; one caller at a time but for ``close``, which may come at any moment."""
 
-    __slots__ = ("_descriptor", "_directory", "_is_closed", "_lock", "_loop", "_pool", "_spool")
+    __slots__ = ("_descriptor", "_directory", "_is_closed", "_lock", "_loop", "_pool", "_spool", "_tenant")
 
-    def __init__(self, spool: Spool, pool: ThreadPoolExecutor, directory: Path | None) -> None:
+    def __init__(self, spool: Spool, pool: ThreadPoolExecutor, directory: Path | None, tenant: str) -> None:
         self._spool = spool
+        self._tenant = tenant
         self._pool = pool
         self._directory = directory
         self._loop = asyncio.get_running_loop()
@@ -89,7 +104,7 @@ class SpoolFile:
         if self._is_closed:
             return
         self._is_closed = True
-        self._spool.files -= 1
+        self._spool.give_back(self._tenant)
         try:
             self._pool.submit(self._close)
         except RuntimeError:  # the pool was shut down

@@ -97,6 +97,8 @@ class Tally:
 class Account:
     """See ``BodyAccount``."""
 
+    tenant = "acme"
+
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
         self.taken = 0

@@ -152,6 +152,7 @@ class Account:
     """Room for ``most`` bytes; ``closed`` counts those given back."""
 
     closed = 0
+    tenant = "acme"
 
     def __init__(self, most: int = 1 << 30) -> None:
         self._left = most

@@ -264,7 +264,7 @@ async def test_a_file_that_cannot_be_made_is_a_refusal(
 
 async def test_files_are_bounded(tmp_path: Path) -> None:
     """Descriptors are everybody's: bodies may not take the last one. One that is given back may be taken again."""
-    spool = Spool(tmp_path, max_files=2)
+    spool = Spool(tmp_path, max_files=4)
     told: list[Deny] = []
     bodies = [HeldBody(Source(LARGE, None), spool, None, None) for _ in range(4)]
     for body in bodies:
@@ -278,6 +278,20 @@ async def test_files_are_bounded(tmp_path: Path) -> None:
     again.start(Tally().open(), fail_test)
     await until(lambda: spool.files == 1)
     again.close()
+
+
+async def test_no_tenant_takes_the_files_of_all(tmp_path: Path) -> None:
+    """A body one byte above what memory takes needs one: whoever has its share refuses nothing of another's."""
+    spool = Spool(tmp_path, max_files=16)
+    files = []
+    for tenant, share in (("acme", 8), ("globex", 4), ("initech", 2), ("hooli", 1)):
+        files += [spool.open(tenant) for _ in range(share)]
+        with pytest.raises(SpoolFailed):
+            spool.open(tenant)
+    files.append(spool.open("umbrella"))
+    for file in files:
+        file.close()
+    assert (spool.files, spool._of) == (0, {})
 
 
 async def test_a_file_that_was_made_shorter_is_no_shorter_body(spool: Spool) -> None:
@@ -447,12 +461,12 @@ async def test_a_body_is_filled_or_refused(spool: Spool) -> None:
 async def test_a_spool_that_was_closed_takes_nothing(tmp_path: Path) -> None:
     """The process stops: refusals, no errors."""
     spool = Spool(tmp_path)
-    file = spool.open()
+    file = spool.open("acme")
     await file.write(0, b"abc")
     spool.close()
     with pytest.raises(SpoolFailed):
         await file.write(3, b"def")
     with pytest.raises(SpoolFailed):
-        spool.open()
+        spool.open("acme")
     file.close()
     assert spool.files == 0
