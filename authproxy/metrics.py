@@ -218,9 +218,11 @@ class Metrics:
         tenant = ("tenant",)
         self.wakes_total = Counter("wakes_total", "Wake calls sent to a backend.", tenant)
         self.wake_results_total = Counter("wake_results_total", "How wakes ended.", ("tenant", "outcome"))
-        self.held_requests = Gauge("held_requests", "Requests held now while their function wakes.", tenant)
+        self.held_requests = Gauge(
+            "held_requests", "Requests held now, until their function is awake and has room.", tenant
+        )
         self.hold_duration_seconds = Histogram(
-            "hold_duration_seconds", "How long requests were held.", tenant, HOLD_BUCKETS_S
+            "hold_duration_seconds", "How long requests were held, however that ended.", tenant, HOLD_BUCKETS_S
         )
         self.cold_start_seconds = Histogram(
             "cold_start_seconds", "From a wake call to the first ready replica.", tenant, HOLD_BUCKETS_S
@@ -254,7 +256,7 @@ class Metrics:
         self.callbacks_total = Counter("callbacks_total", "Deliveries of results.", ("tenant", "outcome"))
 
     def _declare_connections(self) -> None:
-        self.live_exchanges = Gauge("live_exchanges", "Requests being held, forwarded or streamed now.")
+        self.live_exchanges = Gauge("live_exchanges", "Requests being forwarded or streamed now.")
         self.client_connections = Gauge("client_connections", "Open connections of clients.")
         self.upstream_connections = Gauge("upstream_connections", "Open connections to functions.", ("state",))
         self.upstream_dials_total = Counter("upstream_dials_total", "Connections dialled to functions.", ("outcome",))

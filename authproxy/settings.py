@@ -88,8 +88,8 @@ class Settings(BaseModel):
     )
     redis: Annotated[str | None, BeforeValidator(_redis_url)] = Field(
         None,
-        description="Redis where replicas share limits, sessions and logouts, such as redis://127.0.0.1:6379/0; "
-        "without it, memory.",
+        description="Redis where replicas share limits, sessions, logouts, cold starts and results, such as "
+        "redis://127.0.0.1:6379/0; without it, memory.",
     )
     redis_cluster: bool = Field(default=False, description="The Redis is a cluster: one command per hash slot.")
     redis_password: Path | None = Field(None, description="File with the password for Redis.")
@@ -97,7 +97,7 @@ class Settings(BaseModel):
     audit_allows: Annotated[float, Field(ge=0, le=1)] = Field(
         1.0, description="Ratio of allowed requests that are audited; refusals always are."
     )
-    drain: Seconds = Field(30.0, description="Seconds that running requests get to finish after SIGTERM.")
+    drain: Seconds = Field(30.0, description="Seconds that requests held or running get to finish after SIGTERM.")
     keepalive: Seconds = Field(75.0, description="Seconds an idle client connection, or one sending its head, is kept.")
     body_timeout: Seconds = Field(30.0, description="Seconds a request body may stand still before 408.")
     max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = Field(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from authproxy.audit import Line
 from authproxy.metrics import Metrics
 
 ROOT = Path(__file__).parents[1]
@@ -26,6 +27,13 @@ def test_every_metric_is_documented() -> None:
     ]
     said = {row[0].strip("`"): (row[1], row[2]) for row in rows}
     assert said == {family.name: (family.kind, ", ".join(family.labels) or "-") for family in Metrics().families}
+
+
+def test_every_member_of_an_audit_line_is_documented() -> None:
+    """docs/audit.md names each, and none that is not written."""
+    rows = [line for line in (ROOT / "docs" / "audit.md").read_text().splitlines() if line.startswith("| `")]
+    said = {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert said == set(Line.__struct_fields__)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
