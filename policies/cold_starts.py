@@ -28,10 +28,15 @@ class ColdStarts:
         self._durations_s.append(duration_s)
         self.p50_s = median(self._durations_s)
         ordered = sorted(self._durations_s)
-        self._p90_s = ordered[ceil(0.9 * len(ordered)) - 1]
+        # Three quick ones in a row: whatever made it slow is over, and nobody must be refused for it any longer.
+        lately_s = max(list(self._durations_s)[-_ENOUGH:])
+        self._p90_s = min(ordered[ceil(0.9 * len(ordered)) - 1], lately_s)
 
     def expected_s(self) -> float | None:
-        """Nine of ten took no longer (nearest rank); None while too few were measured to refuse anybody for it."""
+        """
+        Nine of ten took no longer (nearest rank), or none of the last three did; None while too few were measured to
+        refuse anybody for it.
+        """
         return self._p90_s if len(self._durations_s) >= _ENOUGH else None
 
     def remaining_s(self, elapsed_s: float = 0.0) -> int:

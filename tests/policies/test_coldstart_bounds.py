@@ -98,6 +98,16 @@ def test_a_thousand_health_checks_wake_nothing() -> None:
     assert not room.line.waiters
 
 
+def test_slow_starts_that_are_over_have_nobody_refused() -> None:
+    """An evening on which images came slowly: after three quick starts the next are not refused for it."""
+    starts = ColdStarts()
+    for duration_s in [40.0] * 20 + [1.0] * 2:
+        starts.add(duration_s)
+    assert starts.expected_s() == 40.0
+    starts.add(1.0)
+    assert starts.expected_s() == 1.0
+
+
 # -- another Portero's wake ------------------------------------------------------------------------------------------
 
 
