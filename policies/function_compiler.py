@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from policies.documents import Source
 from policies.findings import Findings
-from policies.locators import flaw_of_host, flaw_of_path_pattern
+from policies.locators import flaw_of_host, flaw_of_path_pattern, is_private
 from policies.model import AsyncEntry, Backend, ColdStartEntry, Function, NoWakeEntry, TenantDocument
 from policies.no_wake import ROBOTS
 from policies.platform_compiler import read_probe
@@ -84,6 +84,9 @@ def _check(
     for index, host in enumerate(function.async_.callbacks or ()):
         if flaw := flaw_of_host(host):
             findings.mistake(source, flaw, *path, "async", "callbacks", index)
+        elif is_private(host):
+            text = f"nothing is ever delivered to {host}: it is no address that everybody can reach"
+            findings.warning(source, text, *path, "async", "callbacks", index)
 
 
 def _check_kind(
@@ -112,6 +115,7 @@ def _check_cold_start(source: Source[TenantDocument], name: str, function: Funct
     if entry.max_held_per_caller is not None and entry.max_held_per_caller > entry.max_held:
         text = f"max_held is {entry.max_held}: a caller can never have {entry.max_held_per_caller}"
         findings.warning(source, text, *path, "max_held_per_caller")
+    _warn_of_bytes(source, name, entry, findings)
     for index, rule in enumerate(entry.no_wake):
         if rule.methods is None and rule.paths is None and rule.user_agents is None and not rule.robots:
             text = "nothing would ever wake it: expected methods, paths, user_agents or robots: true"
@@ -121,11 +125,18 @@ def _check_cold_start(source: Source[TenantDocument], name: str, function: Funct
                 findings.mistake(source, flaw, *path, "no_wake", index, "paths", at)
 
 
+def _warn_of_bytes(source: Source[TenantDocument], name: str, entry: ColdStartEntry, findings: Findings) -> None:
+    most, of_caller = entry.max_held_bytes, entry.max_held_bytes_per_caller
+    if most is not None and of_caller is not None and size_bytes(of_caller) > size_bytes(most):
+        text = f"max_held_bytes is {most}: a caller can never have {of_caller}"
+        findings.warning(source, text, "functions", name, "cold_start", "max_held_bytes_per_caller")
+
+
 def _check_fallbacks(source: Source[TenantDocument], scope: Scope, table: FunctionTable, findings: Findings) -> None:
     """A fallback is a function of the tenant's own, and has none itself: what overflows overflows once."""
     for name, function in source.document.functions.items():
         fallback = function.cold_start.fallback
-        if fallback is None:
+        if fallback is None or fallback == name:  # the latter is a mistake already
             continue
         path = ("functions", name, "cold_start", "fallback")
         if not scope.holds(pattern(fallback)):

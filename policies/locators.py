@@ -55,6 +55,13 @@ def is_loopback(host: str) -> bool:
     return is_address(host) and ip_address(host.strip("[]")).is_loopback
 
 
+def is_private(host: str) -> bool:
+    """Whether a canonical host shows by its spelling that not everybody can reach it; names are not looked up."""
+    if is_address(host):
+        return not ip_address(host.strip("[]")).is_global
+    return host == "localhost" or host.endswith(".localhost")
+
+
 def flaw_of_issuer(text: str, *, allow_loopback_http: bool) -> str | None:
     """An issuer or key address: https, no user, query or fragment (OpenID Connect Discovery 1.0 section 3)."""
     example = "https://id.acme.example/realms/acme"

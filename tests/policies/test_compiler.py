@@ -637,6 +637,12 @@ def test_test_file_of_no_tenant() -> None:
     assert mistakes_of(files) == ["x_test.yaml:1:9: the tenant 'x' is unknown; expected one of acme"]
 
 
+def test_a_mistake_is_told_once() -> None:
+    """A function that is its own fallback is not told to find one without a fallback, too."""
+    text = "functions: {web: {cold_start: {overflow: fallback, fallback: web}}}\n"
+    assert mistakes_of(folder(text)) == ["acme.yaml:3:62: a function cannot be its own fallback"]
+
+
 # --- warnings -------------------------------------------------------------------------------------------------------
 
 
@@ -670,6 +676,18 @@ def test_test_file_of_no_tenant() -> None:
         (
             "functions: {web: {cold_start: {max_held: 5, max_held_per_caller: 6}}}\n",
             "3:66: max_held is 5: a caller can never have 6",
+        ),
+        (
+            "functions: {web: {cold_start: {max_held_bytes: 1KiB, max_held_bytes_per_caller: 1MiB}}}\n",
+            "3:81: max_held_bytes is 1KiB: a caller can never have 1MiB",
+        ),
+        (
+            "functions: {web: {async: {callbacks: [hooks.example, 10.0.0.1]}}}\n",
+            "3:54: nothing is ever delivered to 10.0.0.1: it is no address that everybody can reach",
+        ),
+        (
+            "functions: {web: {async: {callbacks: [localhost]}}}\n",
+            "3:39: nothing is ever delivered to localhost: it is no address that everybody can reach",
         ),
     ],
 )
