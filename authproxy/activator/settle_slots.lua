@@ -1,14 +1,15 @@
 -- Says how things stand with one holder of a function's slots, and gives what is free to those who want it, in turn.
 --
 -- KEYS[1]   hash, one function's: holder -> "sequence granted wanted capacity scarce expires"; '' -> "version turn"
--- KEYS[2]   string: since when this server is known, its own microseconds
+-- KEYS[2]   string: since when this server is known, its own microseconds, and which it is (run_id)
 -- ARGV[1]   now in microseconds, for tests; 0: this server's own clock (Porteros need not agree on the time)
 -- ARGV[2]   holder, and ARGV[3] the number of its word: greater than those before
 -- ARGV[4]   slots in use, which it keeps; it uses no other until it has read the reply
 -- ARGV[5]   slots wanted in all, those in use included; at least ARGV[4]
 -- ARGV[6]   capacity of the function as this holder knows it; 0: it does not know
 -- ARGV[7]   microseconds after which a silent holder has none any more
--- ARGV[8]   microseconds for which a server that has forgotten everything gives nothing: until all have said what they use
+-- ARGV[8]   microseconds for which a server gives nothing that has forgotten everything, or that another was before it
+--           (it came back with what was saved, or is a replica that took over): until all have said what they use
 -- ARGV[9]   channel that a holder listens to is ARGV[9] .. holder
 -- ARGV[10]  function, as the holders call it
 --
@@ -26,10 +27,15 @@ if now == 0 then
 end
 local me, ttl = ARGV[2], tonumber(ARGV[7])
 
-local since = tonumber(redis.call('GET', KEYS[2]))
-if not since or since > now then
+local info = redis.pcall('INFO', 'server')
+local server = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or '0' -- who may not ask does not know
+local began, known = string.match(redis.call('GET', KEYS[2]) or '', '^(%d+) ?(%x*)$')
+local since = tonumber(began)
+if not since or since > now or (known ~= '' and known ~= server) then
   since = now
-  redis.call('SET', KEYS[2], string.format('%.0f', now))
+end
+if tonumber(began) ~= since or known ~= server then
+  redis.call('SET', KEYS[2], string.format('%.0f %s', since, server))
 end
 
 local holders, names = {}, {}

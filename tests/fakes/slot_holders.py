@@ -41,6 +41,10 @@ class SlotServer:
         """Lose all data."""
         self._client.flushall()
 
+    def become_another(self) -> None:
+        """It was ended and came back with what had been saved, or a replica of it took over."""
+        self._client.set(_SINCE, f"1 {'0' * 40}")
+
     def settle(self, holder: str, word: Word) -> tuple[Grant | None, list[tuple[str, Grant]]]:
         """Carry it out: the reply (None: something newer was said), and who is told what."""
         words = (word.number, word.in_use, word.wanted, word.capacity, int(1e6 * TTL_S), int(1e6 * GRACE_S), _TO, "f")

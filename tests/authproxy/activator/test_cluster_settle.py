@@ -290,3 +290,21 @@ def test_what_nobody_wrote_is_forgotten(server: SlotServer, junk: str) -> None:
     assert reply is not None
     assert reply.granted == 1
     assert set(server.rows()) == {"a"}
+
+
+def test_a_server_that_was_another_gives_nothing_at_first(server: SlotServer) -> None:
+    """What Redis saved, or its replica was told, may lack the slot that is in use: all say what they use first."""
+    assert server.settle("b", Word(1, 0, 0, 1))[0] is not None
+    server.become_another()  # before anybody heard that "a" has the slot
+    assert _granted(server.settle("b", Word(2, 0, 1, 1))) == 0
+    server.now += GRACE_S / 2
+    assert _granted(server.settle("a", Word(3, 1, 1, 1))) == 1
+    server.now += GRACE_S / 2
+    assert _granted(server.settle("b", Word(4, 0, 1, 1))) == 0
+    assert _granted(server.settle("a", Word(5, 0, 0, 1))) == 0
+    assert _granted(server.settle("b", Word(6, 0, 1, 1))) == 1
+
+
+def _granted(settled: tuple[Grant | None, object]) -> int:
+    assert settled[0] is not None
+    return settled[0].granted
