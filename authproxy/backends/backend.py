@@ -18,6 +18,9 @@ from policies.tables import BackendSpec, Place
 PROBE_TIMEOUT_S: Final = 1.0
 """Of one probe, connection and answer together: a function that takes longer for it is not ready yet."""
 
+MAX_REPLICAS: Final = 1_000_000
+"""Of one function. A platform that counts more is not believed more: capacity travels through Redis as a number."""
+
 Fields = list[tuple[bytes, bytes]]
 """Fields of an answer's head, as received."""
 

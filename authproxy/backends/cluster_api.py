@@ -29,7 +29,7 @@ from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
-from authproxy.backends.backend import Readiness
+from authproxy.backends.backend import MAX_REPLICAS, Readiness
 from authproxy.backends.kubeconfig import ClusterAccess
 from authproxy.backends.platform_api import API_TIMEOUT_S, PlatformApi
 from policies.errors import BackendUnavailable, CannotKnow, SettingsError
@@ -178,7 +178,7 @@ class ClusterApi:
 
     async def _replicas(self, namespace: str, revisions: tuple[str, ...]) -> int:
         counts = await asyncio.gather(*(self._replicas_of(namespace, revision) for revision in revisions))
-        return sum(counts)
+        return min(sum(counts), MAX_REPLICAS)
 
     async def _replicas_of(self, namespace: str, revision: str) -> int:
         found = await self._get(f"{_SERVING}/namespaces/{namespace}", "revisions", revision, _Revision)

@@ -19,8 +19,6 @@ import socket
 from asyncio import timeout
 from typing import Final, NamedTuple
 
-import aiohttp
-
 from authproxy.backends.backend import PROBE_TIMEOUT_S, Fields, Readiness, ReadSecret, no_secrets
 from authproxy.backends.credentials import BasicCredentials
 from authproxy.backends.platform_api import (
@@ -185,7 +183,7 @@ class HttpBackend:
         try:
             answer = await self._api.probe(site.url + path, _PROBE_FIELDS)
         except BackendUnavailable as error:
-            if isinstance(error.__cause__, aiohttp.ClientConnectorDNSError):
+            if isinstance(error.__cause__, socket.gaierror):
                 raise
             return False
         return None if answer is None else answer.status not in NOT_NOW

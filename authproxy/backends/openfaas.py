@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import msgspec
 
-from authproxy.backends.backend import PROBE_TIMEOUT_S, Fields, Readiness, ReadSecret, no_secrets
+from authproxy.backends.backend import MAX_REPLICAS, PROBE_TIMEOUT_S, Fields, Readiness, ReadSecret, no_secrets
 from authproxy.backends.credentials import BasicCredentials
 from authproxy.backends.platform_api import (
     API_TIMEOUT_S,
@@ -193,7 +193,11 @@ class OpenFaasBackend:
     async def readiness(self, namespace: str, function: str) -> Readiness:
         """``GET /system/function/<fn>?namespace=``. Anything but 200 and 404 is "cannot know", a 500 above all."""
         status = await self._status(namespace, function)
-        return Readiness(0, does_exist=False) if status is None else Readiness(max(status.available_replicas, 0))
+        return (
+            Readiness(0, does_exist=False)
+            if status is None
+            else Readiness(min(max(status.available_replicas, 0), MAX_REPLICAS))
+        )
 
     async def wake(self, namespace: str, function: str) -> None:
         """

@@ -8,15 +8,16 @@ Redirects are not followed, cookies not kept, proxies of the environment not use
 from __future__ import annotations
 
 import re
-from asyncio import timeout
+from asyncio import Semaphore, timeout
 from collections.abc import Mapping
-from ssl import SSLContext
+from ssl import SSLContext, create_default_context
 from typing import Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 import aiohttp
 from yarl import URL
 
+from authproxy.backends.answer_head import answer_head
 from authproxy.backends.backend import PROBE_TIMEOUT_S, Fields
 from authproxy.upstream.departure import Address
 from policies.errors import BackendUnavailable, SettingsError
@@ -73,7 +74,7 @@ class PlatformApi:
         self._max_connections = max_connections
         self._tls = tls
         self._session: aiohttp.ClientSession | None = None
-        self._prober: aiohttp.ClientSession | None = None
+        self._probing = Semaphore(MAX_PROBE_CONNECTIONS)
 
     async def call(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> ApiAnswer:
         """
@@ -84,41 +85,41 @@ class PlatformApi:
         return await self._call(method, url, headers, body, self._timeout_s)
 
     async def probe(self, url: str, headers: Mapping[str, str]) -> ApiAnswer | None:
-        """GET, within the time of a probe, and the head of the answer. None: not in time. Raises as ``call``."""
+        """
+        GET, within the time of a probe, and the head of the answer. None: not in time. Raises as ``call``.
+
+        It connects anew each time: an old connection proves nothing of a new replica.
+        """
+        base, slash, rest = url.partition("//")[2].partition("/")
+        address = address_of(url[: len(url) - len(slash + rest)])
         try:
-            return await self._call("GET", url, headers, None, self._probe_timeout_s, is_probe=True)
-        except BackendUnavailable as error:
-            if isinstance(error.__cause__, TimeoutError):
-                return None
-            raise
+            async with timeout(self._probe_timeout_s), self._probing:
+                tls = self._tls_of_probes() if address.is_tls else None
+                status, fields = await answer_head(address, f"/{rest}".encode("ascii"), {"Host": base, **headers}, tls)
+                return ApiAnswer(status, fields, b"")
+        except TimeoutError:
+            return None
+        except (OSError, EOFError) as error:
+            raise NotReached(f"{self.name}: the platform could not be reached") from error
+        except ValueError as error:
+            raise BackendUnavailable(f"{self.name}: the platform's answer is none") from error
 
     async def close(self) -> None:
-        sessions = self._session, self._prober
-        self._session = self._prober = None
-        for session in sessions:
-            if session is not None:
-                await session.close()
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
 
     async def _call(
-        self,
-        method: str,
-        url: str,
-        headers: Mapping[str, str],
-        body: bytes | None,
-        timeout_s: float,
-        *,
-        is_probe: bool = False,
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout_s: float
     ) -> ApiAnswer:
-        session = self._open_prober() if is_probe else self._open()
         try:
             async with (
                 timeout(timeout_s),
-                session.request(
+                self._open().request(
                     method, URL(url, encoded=True), data=body, headers=headers, allow_redirects=False
                 ) as answer,
             ):
-                content = b"" if is_probe else await self._read(answer)
-                return ApiAnswer(answer.status, list(answer.raw_headers), content)
+                return ApiAnswer(answer.status, list(answer.raw_headers), await self._read(answer))
         except TimeoutError as error:
             raise NotReached(f"{self.name}: the platform did not answer in time") from error
         except (aiohttp.ClientConnectionError, OSError) as error:
@@ -137,19 +138,18 @@ class PlatformApi:
     def _open(self) -> aiohttp.ClientSession:
         """The session, made on first use because it belongs to the running event loop."""
         if self._session is None:
-            self._session = self._make(self._max_connections)
+            self._session = self._make()
         return self._session
 
-    def _open_prober(self) -> aiohttp.ClientSession:
-        """Probes connect anew each time: an old connection proves nothing of a new replica."""
-        if self._prober is None:
-            self._prober = self._make(MAX_PROBE_CONNECTIONS, closes=True)
-        return self._prober
+    def _tls_of_probes(self) -> SSLContext:
+        if self._tls is None:
+            self._tls = create_default_context()
+        return self._tls
 
-    def _make(self, max_connections: int, *, closes: bool = False) -> aiohttp.ClientSession:
+    def _make(self) -> aiohttp.ClientSession:
         tls = True if self._tls is None else self._tls
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=max_connections, force_close=closes, ssl=tls),
+            connector=aiohttp.TCPConnector(limit=self._max_connections, ssl=tls),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None),  # ours is around it
             trust_env=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator
@@ -282,4 +283,51 @@ async def test_a_name_is_never_an_address_or_another_name(name: str) -> None:
     assert isinstance(made.destination(place(function="f0"), None), Destination)
     named = backend("http://{function}.internal:8080")
     assert isinstance(named.destination(place(function="127"), None), Destination)
+    await made.close()
+
+
+@pytest.mark.parametrize(
+    ("head", "endless"),
+    [
+        pytest.param(b"", b"HTTP/1.1 102 P\r\n\r\n" * 3000, id="interim answers"),
+        pytest.param(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n" * 9000, id="fields"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nX: ", b"y" * 50000, id="a field"),
+    ],
+)
+async def test_an_answer_without_end_costs_little(head: bytes, endless: bytes) -> None:
+    """A function may send what it likes to whoever probes it: it is cut off soon, and keeps nobody from their turn."""
+    sent = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        with contextlib.suppress(OSError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(head)
+            while True:
+                writer.write(endless)
+                await writer.drain()
+                sent += len(endless)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    made = backend(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", probe="/up")
+    begun = asyncio.get_running_loop().time()
+    assert await made.readiness("acme", "f") == Readiness(0)
+    assert asyncio.get_running_loop().time() - begun < 0.2
+    assert sent < 16 * 1024 * 1024
+    server.close()
+    await made.close()
+
+
+async def test_interim_answers_come_before_the_answer() -> None:
+    """A few of them are what they are for."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * 3 + b"HTTP/1.1 503 No\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    made = backend(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", probe="/up")
+    assert await made.readiness("acme", "f") == Readiness(0)
+    server.close()
     await made.close()

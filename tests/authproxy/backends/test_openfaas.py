@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from authproxy.backends.backend import Readiness, ReadSecret
+from authproxy.backends.backend import MAX_REPLICAS, Readiness, ReadSecret
 from authproxy.backends.credentials import REREAD_PAUSE_S
 from authproxy.backends.openfaas import OpenFaasBackend
 from authproxy.backends.platform_api import MAX_ANSWER_BYTES, MAX_API_CONNECTIONS
@@ -393,3 +393,12 @@ def test_a_direct_url_never_leads_to_a_machine(name: str) -> None:
     refused = made.destination(place(name, direct_url="http://{function}:80"), None)
     assert isinstance(refused, Deny)
     assert refused.reason is Reason.FUNCTION_UNKNOWN
+
+
+async def test_no_platform_counts_without_end() -> None:
+    """Whatever number it says, it stays one that may be multiplied and written down."""
+    async with FakeOpenFaas() as faas:
+        faas.add("f", "acme", replicas=10**30)
+        made = OpenFaasBackend(BackendSpec("faas", "openfaas", faas.url, None))
+        assert (await made.readiness("acme", "f")).ready_replicas == MAX_REPLICAS
+        await made.close()
