@@ -1,9 +1,10 @@
 """
 Requests that are accepted now and answered later: 202, then a life of their own, then a result that is kept.
 
-It decides how many there may be at once and that each ends exactly once: kept, lost with the store, or deleted. What
-has no room is refused before its body is read. It refuses to know who may fetch a result (``pages``), where it is kept
-(``results``) and how the request is judged (the gate).
+It decides how many there may be at once, of which no tenant gets more than half of what the others leave, and that each
+ends exactly once: kept, lost with the store, or deleted. What has no room is refused before its body is read. It
+refuses to know who may fetch a result (``pages``), where it is kept (``results``) and how the request is judged (the
+gate).
 
 Longer than other modules: who is accepted, and that each comes to one end, are two sides of one book.
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Final, Protocol
 
@@ -31,7 +33,7 @@ from authproxy.upstream.held_body import BodyAccount, HeldBody
 from authproxy.upstream.pool import Pool
 from policies.decision import Deny, Reason, Refusal
 from policies.errors import StoreUnavailable
-from policies.held_bytes import HeldBytes
+from policies.held_bytes import Account, HeldBytes
 from policies.overflow import takes_body
 from policies.tables import Place
 
@@ -71,6 +73,24 @@ class Sender(Protocol):
     """What is needed of ``authproxy.callbacks.sender.Callbacks``."""
 
     def send(self, callback: Callback) -> bool: ...
+
+
+class _AnswerRoom:
+    """What one answer takes while it comes. See ``BodyAccount``."""
+
+    def __init__(self, answers: HeldBytes, account: Account) -> None:
+        self._answers = answers
+        self._account = account
+        self.tenant = account.tenant
+
+    def take(self, count: int, /) -> Reason | None:
+        mine = self._answers.held(self.tenant)
+        if not _is_fair(mine + count, self._answers.total + count, self._answers.max_total):
+            return Reason.OVERLOADED
+        return self._account.take(count)
+
+    def close(self) -> None:
+        self._account.close()
 
 
 class Jobs:
@@ -114,8 +134,8 @@ class Jobs:
         self._clock = clock
         self._jobs: dict[tuple[str, str], Job] = {}
         """By tenant and id: those who send their body, those who wait, those who run, those whose result is stored."""
-        self._opening = 0
-        """Those that wait for their id; they count."""
+        self._of: Counter[str] = Counter()
+        """How many each tenant has, with those that wait for their id."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._renewer: asyncio.Task[None] | None = None
         self._is_draining = False
@@ -155,28 +175,30 @@ class Jobs:
             return Deny(Reason.BODY_TOO_LARGE, TOO_LARGE)
         if self._is_draining:
             return Deny(Reason.DRAINING, retry_after_s=1)
-        if len(self._jobs) + self._opening >= self._max_jobs:
+        tenant = place.tenant.name
+        if not _is_fair(self._of[tenant] + 1, self._of.total() + 1, self._max_jobs):
             return Deny(Reason.OVERLOADED, "too many requests wait to be answered later")
         spec, ceilings = place.spec.deferred, place.tenant.ceilings
-        owner = Owner(place.tenant.name, None if principal.is_anonymous else principal.subject)
+        owner = Owner(tenant, None if principal.is_anonymous else principal.subject)
         flow = flow_of(principal, deferred.request)
         bounds = ResultBounds(spec.max_async, ceilings.results, ceilings.result_bytes)
-        self._opening += 1
+        self._of[tenant] += 1
         try:
             opened = await self._results.open(owner, flow, bounds, spec.keep_s)
         except StoreUnavailable:
             return _NO_STORE
         finally:
-            self._opening -= 1
+            self._give_back(tenant)
         if isinstance(opened, Reason):
             return Deny(opened, "there are too many results under way or kept already", retry_after_s=5)
         function = (place.tenant.backend, place.tenant.namespace, place.function)
-        account = self._answers.open(owner.tenant, ceilings.result_bytes, function, None, flow, None)
-        job = Job(deferred, opened, target, account)
+        account = self._answers.open(tenant, ceilings.result_bytes, function, None, flow, None)
+        job = Job(deferred, opened, target, _AnswerRoom(self._answers, account))
         if self._is_draining:  # by now: nobody would wait for what runs, nor tell its caller
             self._drop(job)
             return Deny(Reason.DRAINING, retry_after_s=1)
-        self._jobs[job.tenant, job.result_id] = job
+        self._jobs[tenant, job.result_id] = job
+        self._of[tenant] += 1
         if self._renewer is None:
             self._renewer = asyncio.get_running_loop().create_task(self._renew(), name="jobs: renew results")
         return job
@@ -226,8 +248,7 @@ class Jobs:
             self._count(job.tenant, "lost")
             raise
         finally:
-            self._jobs.pop((job.tenant, job.result_id), None)
-            job.close()
+            self._remove(job)
 
     async def _keep(self, job: Job, outcome: Outcome, result: Result) -> None:
         """Keep the result, and have it delivered where its caller asked for it."""
@@ -303,10 +324,19 @@ class Jobs:
 
     def _drop(self, job: Job) -> None:
         """It was not accepted; its id goes without anybody having to wait for that."""
-        self._jobs.pop((job.tenant, job.result_id), None)
         job.is_over = True
-        job.close()
+        self._remove(job)
         self._spawn(self._delete(job))
+
+    def _remove(self, job: Job) -> None:
+        job.close()
+        if self._jobs.pop((job.tenant, job.result_id), None) is not None:
+            self._give_back(job.tenant)
+
+    def _give_back(self, tenant: str) -> None:
+        self._of[tenant] -= 1
+        if not self._of[tenant]:
+            del self._of[tenant]
 
     async def _delete(self, job: Job) -> None:
         try:
@@ -318,3 +348,9 @@ class Jobs:
         task = asyncio.get_running_loop().create_task(work, name="job")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _is_fair(mine: int, everybodys: int, most: int) -> bool:
+    """Whether a tenant may have ``mine`` of ``everybodys``: half of what the others leave of ``most``, or one."""
+    left = most - (everybodys - mine)
+    return 2 * mine <= left or (mine == 1 and left > 0)

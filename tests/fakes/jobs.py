@@ -192,6 +192,7 @@ def a_deferred(
     is_async_function: bool = False,
     instead_of: Deny | None = None,
     peer: str = "198.51.100.7",
+    tenant: str = "acme",
     max_body_bytes: int | None = 1 << 20,
     timeouts: Timeouts | None = None,
     results: int = 1000,
@@ -205,11 +206,11 @@ def a_deferred(
         max_body_bytes=max_body_bytes,
         timeouts=timeouts or Timeouts(connect_s=2, first_byte_s=5, idle_s=5),
     )
-    tenant = a_tenant(functions=[function], ceilings=Ceilings(results=results, result_bytes=result_bytes))
+    table = a_tenant(tenant, functions=[function], ceilings=Ceilings(results=results, result_bytes=result_bytes))
     request = a_request("/function/f", *fields, method=method, peer=peer)
-    place = Place(tenant, "f", function, None, (), has_trailing_slash=False, path="/", is_deferred=is_async_function)
+    place = Place(table, "f", function, None, (), has_trailing_slash=False, path="/", is_deferred=is_async_function)
     nothing: Any = None
-    case = Case(nothing, request, a_policy_set(tenant), "r-1", 0.0)
+    case = Case(nothing, request, a_policy_set(table), "r-1", 0.0)
     return Deferred(case, Allow(place, anonymous() if is_anonymous else _PERSON, None), instead_of)
 
 

@@ -294,12 +294,25 @@ async def test_a_subject_has_so_many_under_way(bench: Bench) -> None:
 async def test_jobs_are_bounded_in_all(bench: Bench) -> None:
     """Those whose id is being opened included."""
     event = hold(bench.gate)
-    bench.jobs._max_jobs = 3
+    bench.jobs._max_jobs = 6
     answers = await asyncio.gather(*(bench.send(a_deferred(max_async=9)) for _ in range(5)))
     assert sum(isinstance(answer, PageAnswer) for answer in answers) == 3
     refused = [answer.problem.status for answer in answers if isinstance(answer, Refused)]
     assert refused == [503, 503]
     event.set()
+
+
+async def test_no_tenant_takes_the_places_of_all(bench: Bench) -> None:
+    """Half of what the others leave: who floods one tenant refuses nothing of another's."""
+    event = hold(bench.gate)
+    bench.jobs._max_jobs = 8
+    for tenant, share in (("acme", 4), ("globex", 2), ("initech", 1), ("hooli", 1)):
+        for number in range(share + 1):
+            answer = await bench.send(a_deferred(tenant=tenant, max_async=99))
+            assert isinstance(answer, PageAnswer) is (number < share), tenant
+    event.set()
+    await bench.over()
+    assert not bench.jobs._of
 
 
 # -- results ----------------------------------------------------------------------------------------------------------
@@ -378,6 +391,30 @@ async def test_answers_under_way_are_bounded_in_bytes(bench: Bench) -> None:
         bench.upstream.script = answers
         result = await bench.result(await bench.accept(a_deferred(result_bytes=result_bytes)))
         assert result.status == 503
+
+
+async def test_answers_under_way_of_one_tenant_leave_room_for_the_others(bench: Bench) -> None:
+    """Functions that write slowly keep what they have written in memory; those of others are answered all the same."""
+    bench.jobs._answers.max_total = 4000
+
+    async def slowly(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + b"x" * 900)
+        await peer.until_end()
+
+    bench.upstream.script = slowly
+    slow = [await bench.accept(a_deferred(max_async=99)) for _ in range(5)]
+    await until(lambda: bench.told["failed"] == 3)
+    assert bench.jobs._answers.held("acme") <= 2000
+    bench.upstream.script = answer_ok
+    other = await bench.accept(a_deferred(tenant="globex"))
+    await until(lambda: bench.told["done"] == 1)
+    found = await bench.results.read("globex", id_of(other))
+    assert found is not None
+    assert found[1] is not None
+    assert found[1].status == 200
+    for answer in slow:
+        bench.jobs.forget("acme", id_of(answer))
 
 
 async def test_a_refusal_becomes_the_result(bench: Bench) -> None:
