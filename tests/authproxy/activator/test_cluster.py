@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 
 import pytest
 
+from authproxy.activator import cluster_places
 from authproxy.activator.cluster import Cluster, LocalCluster, find_place
 from authproxy.activator.cluster_redis import RedisCluster
 from tests.contracts.cluster import ClusterContract
@@ -38,6 +39,12 @@ class TestLocalCluster(ClusterContract):
         await cluster.start()
         yield [cluster]
         await cluster.close()
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside other tests Redis may answer later than a caller would wait; what holds then is another test's."""
+    monkeypatch.setattr(cluster_places, "PATIENCE_S", SLOW_S)
 
 
 async def started(url: str, number: int, *, is_cluster: bool = False) -> AsyncIterator[Sequence[Cluster]]:
