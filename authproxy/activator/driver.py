@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, assert_never
 
 from authproxy.activator.cluster import Cluster, SlotPool
-from authproxy.activator.probe import FunctionKey, Prober, ReadinessCheck
+from authproxy.activator.probe import ASLEEP, FunctionKey, Prober, ReadinessCheck
 from authproxy.activator.waking import CALL_S, SpendWake, Waking
 from authproxy.backends.backend import Backend
 from authproxy.metrics import Metrics
@@ -123,6 +123,7 @@ class Driver:
         "_timer",
         "_tools",
         "_waking",
+        "_woken",
         "cluster_key",
         "does_exist",
         "held_deferred",
@@ -144,6 +145,8 @@ class Driver:
         self._probe_path: str | None = None
         self._check = ReadinessCheck(key, tools.prober)
         self._waking = Waking(self.cluster_key, tools.cluster, tools.metrics, tools.spend_wake, tools.clock)
+        self._woken: tuple[Wake, Backend] | None = None
+        """The wake that is under way, and the platform that was called for it."""
         self._put_off: Wake | None = None
         """A wake that was not called for, because the platform said that a replica was up."""
         self._pool: SlotPool | None = None
@@ -344,7 +347,7 @@ class Driver:
 
     def _end_wake(self) -> None:
         """There is none under way any more, whoever called for it."""
-        self._put_off = None
+        self._put_off = self._woken = None
         if self._waking.is_active:
             self._call(self._waking.end())
 
@@ -360,8 +363,9 @@ class Driver:
 
     async def _ask(self) -> None:
         try:
+            backend = self._backend()
             async with asyncio.timeout(CALL_S):
-                readiness = await self._check.ask(self._backend(), self._probe_path)
+                readiness = await self._check.ask(backend, self._probe_path)
         except Exception as error:  # noqa: BLE001 - those who wait need an answer even when a backend has a defect
             self._report("ask", error)
             self.feed(AskFailed(self._tools.clock(), self._tools.jitter()))
@@ -370,6 +374,10 @@ class Driver:
         self.does_exist = readiness.does_exist
         if self._put_off is not None and not self._check.is_up:  # it was up, and would not answer; now it is gone
             self._call(self._wake(self._put_off))
+        elif self._woken is not None and self._woken[1] is not backend and readiness == ASLEEP:
+            # A reload has put another platform in its place, which has not been called for anything yet.
+            (wake, _), self._woken = self._woken, None
+            self._call(self._wake(wake))
         self.feed(ReadinessSeen(readiness.ready_replicas, now) if readiness.does_exist else Missing(now))
         if not self.room.is_waking:
             self._end_wake()
@@ -384,7 +392,9 @@ class Driver:
             self.feed(WakeSucceeded(self._tools.clock()))
             return
         try:
-            woken = await self._waking.call(self._places[wake.tenant], self._wake_replica, is_retry=wake.is_retry)
+            woken = await self._waking.call(
+                self._places[wake.tenant], lambda: self._wake_replica(wake), is_retry=wake.is_retry
+            )
         except Exception as error:  # noqa: BLE001 - the same, be the defect in a backend or in a store
             self._report("wake", error)
             self.feed(WakeFailed(self._tools.clock(), self._tools.jitter()))
@@ -393,8 +403,10 @@ class Driver:
         if not self.room.is_waking:  # it got ready, or is given up, before the call was answered
             await self._waking.end()
 
-    async def _wake_replica(self) -> None:
-        await self._backend().wake(self._key.namespace, self._key.function)
+    async def _wake_replica(self, wake: Wake) -> None:
+        backend = self._backend()
+        self._woken = wake, backend
+        await backend.wake(self._key.namespace, self._key.function)
 
     def _report(self, what: str, error: Exception) -> None:
         """One line now and then, however often it fails; with a traceback when it is a defect and no outage."""

@@ -169,9 +169,9 @@ class Waiting:
     def __init__(self, platform: Platform | None = None, **arguments: Any) -> None:
         self.platform = platform or Platform()
         self.metrics = Metrics()
-        backends: Any = {"faas": self.platform}
+        self.backends: Any = {"faas": self.platform}
         self.activator = Activator(
-            backends, self.metrics, clock=asyncio.get_running_loop().time, jitter=lambda: 0.0, **arguments
+            self.backends, self.metrics, clock=asyncio.get_running_loop().time, jitter=lambda: 0.0, **arguments
         )
 
     def hold(self, at: Place, principal: Principal = ANA, **how: Any) -> asyncio.Task[Grant | Deny]:

@@ -308,3 +308,21 @@ class SlowToWake(Platform):
 
 async def _asleep(_namespace: str, _function: str) -> Readiness:
     return Readiness(0)
+
+
+@pytest.mark.parametrize("exists", [True, False])
+@in_jumping_time
+async def test_a_reload_to_another_platform_wakes_there(*, exists: bool) -> None:
+    """Those who wait for a function of a platform that has moved are not left to wait for the old one's."""
+    made = Waiting(Platform(start_s=None))
+    held = made.hold(place())
+    await asyncio.sleep(0.5)
+    assert len(made.platform.woken) == 1
+    made.backends["faas"] = moved = Platform(ready=0 if exists else -1, start_s=1.0)
+    if exists:
+        let_in(await held)
+        assert now() < 2.0
+    else:
+        assert refused(await held).reason is Reason.FUNCTION_UNKNOWN
+    assert (len(made.platform.woken), len(moved.woken)) == (1, int(exists))
+    await made.activator.close()
