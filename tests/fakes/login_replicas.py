@@ -36,7 +36,7 @@ from tests.fakes.provider import Key
 from tests.fakes.raw_client import RawClient
 from tests.fakes.redis_server import RedisServer
 from tests.fakes.scripted_browser import CannotBrowse, Page, ScriptedBrowser
-from tests.fakes.world import RawAnswer, request_bytes, send_raw
+from tests.fakes.world import RawAnswer, a_function_named_localhost, request_bytes, send_raw
 
 TENANTS: Final = ("acme", "globex")
 PORT: Final = 8088
@@ -303,19 +303,24 @@ async def running_replicas(
         provider: instead of the demo's; ``log_in`` is not for it.
         settings: of each Portero.
     """
-    with tempfile.TemporaryDirectory(prefix="portero-replicas-") as name:
+    with tempfile.TemporaryDirectory(prefix="portero-replicas-") as name, a_function_named_localhost():
         folder, provider = Path(name), provider or LoginProvider()
         await provider.start()
         heads: list[Mapping[str, str]] = []
         async with (
             FakeOpenFaas() as faas,
-            _websocket_function(heads) as direct_port,
+            _websocket_function(heads) as of_acme,
+            _websocket_function(heads) as of_globex,
             contextlib.AsyncExitStack() as ends,
         ):
             ends.push_async_callback(provider.stop)
-            backend = {"kind": "openfaas", "url": faas.url, "direct_url": f"http://{{function}}:{direct_port}"}
-            hosts = {one: {"hosts": [f"{one}.localhost"], "backend": "faas", "namespace": one} for one in TENANTS}
-            _write(folder, "policies/platform.yaml", {"version": 1, "backends": {"faas": backend}, "tenants": hosts})
+            ports = dict(zip(TENANTS, (of_acme, of_globex), strict=True))
+            backends = {
+                one: {"kind": "openfaas", "url": faas.url, "direct_url": f"http://{{function}}:{port}"}
+                for one, port in ports.items()
+            }
+            hosts = {one: {"hosts": [f"{one}.localhost"], "backend": one, "namespace": one} for one in TENANTS}
+            _write(folder, "policies/platform.yaml", {"version": 1, "backends": backends, "tenants": hosts})
             for one in TENANTS:
                 _write(
                     folder, f"policies/{one}.yaml", _tenant_file(one, provider, store, login or {}) | dict(tenant or {})

@@ -171,7 +171,7 @@ async def _outcome(world: World, answer: RawAnswer) -> Outcome:
     assert line.get("reason") == answer.reason
     arrived = [one for one in world.faas.requests if ("x-request-id", request_id) in _lowered(one.fields)]
     received = None
-    if arrived and answer.status != 202:  # what is accepted for later may have run already
+    if arrived and not line.get("deferred"):  # what is accepted for later may have run already
         [invocation] = arrived
         received = Received(
             f"{invocation.method} {invocation.target.decode()}", invocation.fields, invocation.body.decode()
@@ -194,7 +194,7 @@ def _lowered(fields: tuple[tuple[str, str], ...]) -> set[tuple[str, str]]:
 
 
 async def _audited(world: World, request_id: str | None) -> dict[str, Any]:
-    """The one audit line of this request."""
+    """The audit line of this request; of one that is answered later the first, which says that it was accepted."""
     audit = world.app.parts.audit
     assert audit is not None
     assert request_id is not None
@@ -204,9 +204,10 @@ async def _audited(world: World, request_id: str | None) -> dict[str, Any]:
         text = (world.folder / "audit.log").read_text()
         found = [line for line in text.splitlines() if request_id in line]
         if found or time.monotonic() > deadline:
-            [line] = found
-            parsed: dict[str, Any] = json.loads(line)
-            return parsed
+            parsed: list[dict[str, Any]] = [json.loads(line) for line in found]
+            first, *others = parsed
+            assert not others or first["deferred"]
+            return first
         await asyncio.sleep(0.005)
 
 
