@@ -539,12 +539,12 @@ def bare_heap_s(flows: int) -> float:
 
 
 def operation_s(flows: int) -> float:
-    """The mean of push, pop and finished with so many callers waiting, each with two requests; the best of three."""
+    """The mean of push, pop and finished with so many callers waiting, each with two requests; the best of eight."""
     queue, tickets = FairQueue(), itertools.count()
     for n in range(2 * flows):
         queue.push(waiter(next(tickets), str(n % flows)), 0.0)
     best_s = float("inf")
-    for _ in range(3):
+    for _ in range(8):
         newcomers = [waiter(next(tickets), str(n % flows)) for n in range(5000)]
         begun = time.process_time()
         for newcomer in newcomers:
