@@ -116,12 +116,27 @@ def flaw_of_direct_url(text: str) -> str | None:
     return flaw.replace(repr(filled), repr(text), 1) if flaw else None
 
 
+def flaw_of_service_url(text: str) -> str | None:
+    """Where functions are that stand on no platform: an address that may have a path; host or path may name them."""
+    expected = "expected such as http://legacy:8080/api or http://{function}.{namespace}:8080"
+    if "{namespace}" in text and "{function}" not in text:
+        return f"{text!r} names the namespace alone; {expected}"
+    return _flaw_with_path(text, expected)
+
+
 def flaw_of_wake_url(text: str) -> str | None:
     """Where a wake is POSTed to: a platform's address that may have a path, and name the function in it."""
+    expected = "expected such as http://scaler:8080/wake/{namespace}/{function}"
+    if "{" in text.partition("//")[2].partition("/")[0]:
+        return f"{text!r} is no URL; {expected}"
+    return _flaw_with_path(text, expected)
+
+
+def _flaw_with_path(text: str, expected: str) -> str | None:
+    """Of a backend's address that may have a path, and names in it."""
     filled = _filled(text, "f", "n")
     parts = _split(filled)
-    expected = "expected such as http://scaler:8080/wake/{namespace}/{function}"
-    if parts is None or "{" in filled or "}" in filled or "{" in text.partition("//")[2].partition("/")[0]:
+    if parts is None or "{" in filled or "}" in filled:
         return f"{text!r} is no URL; {expected}"
     if _MERGED.search(text):
         return f"{text!r}: a-b in c and a in b-c would be one; {expected}"

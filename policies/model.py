@@ -123,7 +123,7 @@ class Backend(Part):
     kind: Literal["openfaas", "knative", "riff", "http"]
     """What the platform is: OpenFaaS; Knative Serving, and riff from 0.1 on; riff 0.0.x; anything else by its URL."""
     url: Text
-    """Address of its gateway, without path. knative and http: it may hold {function} and {namespace}."""
+    """Address of its gateway; without path, but for http. knative and http: it may hold {function} and {namespace}."""
     credentials: SecretName | None = None
     """Name of a file or folder under --secrets DIR/platform/; http: they go to wake_url."""
     domain: Text | None = None

@@ -20,6 +20,7 @@ from policies.locators import (
     flaw_of_domain,
     flaw_of_host,
     flaw_of_network,
+    flaw_of_service_url,
     flaw_of_wake_url,
 )
 from policies.model import Backend, PlatformDocument
@@ -48,7 +49,7 @@ def check_platform(platform: Source[PlatformDocument], findings: Findings) -> No
     """Every mistake of ``platform.yaml`` that its shape does not show."""
     document = platform.document
     for name, backend in document.backends.items():
-        if flaw := (flaw_of_direct_url if "{" in backend.url else flaw_of_backend)(backend.url):
+        if flaw := _flaw_of_url(backend):
             findings.mistake(platform, flaw, "backends", name, "url")
         if backend.wake_url is not None and (flaw := flaw_of_wake_url(backend.wake_url)):
             findings.mistake(platform, flaw, "backends", name, "wake_url")
@@ -111,6 +112,12 @@ def compile_backends(platform: Source[PlatformDocument]) -> dict[str, BackendSpe
 def read_probe(written: str | None) -> str | None:
     """``off`` is the empty path: nothing is asked."""
     return "" if written == "off" else written
+
+
+def _flaw_of_url(backend: Backend) -> str | None:
+    if backend.kind == "http":
+        return flaw_of_service_url(backend.url)
+    return flaw_of_direct_url(backend.url) if "{" in backend.url else flaw_of_backend(backend.url)
 
 
 def _check_kind(platform: Source[PlatformDocument], name: str, findings: Findings) -> None:

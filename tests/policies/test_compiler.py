@@ -108,6 +108,35 @@ FLAWS_OF_BACKENDS = {
             "expected such as http://scaler:8080/wake/{namespace}/{function}"
         ),
     ),
+    "a path of a gateway": (
+        "kind: openfaas, url: http://gw/api",
+        "31: 'http://gw/api' has a path; expected scheme, host and port alone",
+    ),
+    "a service with dot segments": (
+        "kind: http, url: 'http://s/a/../{function}'",
+        (
+            "27: 'http://s/a/../{function}' has a path with escapes, empty or dot segments; "
+            "expected such as http://legacy:8080/api or http://{function}.{namespace}:8080"
+        ),
+    ),
+    "a service with a query": (
+        "kind: http, url: 'http://s/a?b={function}'",
+        "27: 'http://s/a?b={function}' has a query; expected none",
+    ),
+    "a service of a namespace": (
+        "kind: http, url: 'http://{namespace}.svc'",
+        (
+            "27: 'http://{namespace}.svc' names the namespace alone; "
+            "expected such as http://legacy:8080/api or http://{function}.{namespace}:8080"
+        ),
+    ),
+    "names run together in a path": (
+        "kind: http, url: 'http://s/{namespace}-{function}'",
+        (
+            "27: 'http://s/{namespace}-{function}': a-b in c and a in b-c would be one; "
+            "expected such as http://legacy:8080/api or http://{function}.{namespace}:8080"
+        ),
+    ),
     "wake_url with user": (
         "kind: http, url: http://s, wake_url: 'http://u:secret@w'",
         "47: the address names a user before its host; expected none, and credentials: NAME of a secret",
