@@ -148,6 +148,19 @@ async def test_the_budget_of_retries_is_asked() -> None:
         assert len(front.upstream.heads) == 1
 
 
+async def test_the_budget_is_asked_of_what_nothing_was_written_too() -> None:
+    """An address that refuses is no reason for one attempt after the other: it is told as it is, and held once."""
+    async with holding() as front, front.client() as client:
+        front.gate.retries_left = 0
+        front.gate.address = Address("127.0.0.1", 1)
+        await client.send(post(b"x"))
+        await keeper_of(front).until_held(1)
+        keeper_of(front).release()
+        answer = await client.answer()
+        assert (answer.status, answer.field("x-portero-reason")) == (502, "upstream-unreachable")
+        assert not front.gate.live
+
+
 async def test_the_budget_is_asked_for_kept_connections_that_died_too() -> None:
     """One retry is like another."""
 
