@@ -474,6 +474,9 @@ async def test_a_function_that_was_not_reached_is_asked_again(bench: Bench) -> N
     result = await bench.result(await bench.accept(a_deferred(), b"x"))
     assert result.status == 429
     assert (bench.gate.held_again, bench.gate.failures) == (1, 1)
+    bench.gate.retries_left = 0
+    assert (await bench.result(await bench.accept(a_deferred(), b"x"))).status == 502
+    assert bench.gate.held_again == 1
 
 
 async def test_nobody_waits_for_ever(bench: Bench) -> None:
