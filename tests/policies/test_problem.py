@@ -30,8 +30,8 @@ BY_STATUS = {
     499: "client-gone",
     500: "internal-error",
     502: "upstream-unreachable upstream-closed upstream-garbled",
-    503: "keys-unavailable provider-unavailable session-store-unavailable wake-failed function-asleep overloaded policy-unavailable "
-    "draining",
+    503: "keys-unavailable provider-unavailable session-store-unavailable wake-failed function-asleep overloaded "
+    "policy-unavailable draining",
     504: "upstream-timeout cold-start-timeout",
 }
 HOSTILE = '<script>alert(1)</script>\r\nSet-Cookie: a=b\0"\\\ud800 é'
