@@ -6,6 +6,8 @@ them when somebody asks for ``/metrics``. Labels come from closed sets: edges, t
 closed list. A path, a subject or a token is never a label: whoever chooses label values chooses our memory.
 
 One event loop writes; nothing here is locked. This module refuses to know what the numbers mean to their writers.
+
+Longer than other modules: all metrics are declared in one place, so that the page that lists them can be held to it.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ may confirm and never choose. The path is looked up in that tenant's own tables,
 reachable from here. Whether a function *exists* is not known here and not told.
 
 Refuses to know who is calling. Source: design sections 4 and 5; rules T1, T2, T6, T8, T10; AP-R11, R28, R29.
+
+Longer than other modules: everything that a path under a host can mean is told here, and nowhere else.
 """
 
 from __future__ import annotations
