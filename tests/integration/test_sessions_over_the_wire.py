@@ -391,7 +391,8 @@ async def test_what_programs_bring(world: LoginReplicas) -> None:
     assert told(await world.ask("GET /function/job", token=world.api_key))["x-portero-subject"] == "api-key|reporting"
     assert (await world.ask("GET /function/live", token=world.api_key)).status == 403
     assert (await world.ask("GET /function/job", tenant="globex", token=world.api_key)).status == 401
-    assert (await world.ask("GET /function/job", token=world.api_key[:-1] + "A")).status == 401
+    other = world.api_key[:-1] + ("A" if world.api_key[-1] != "A" else "E")
+    assert (await world.ask("GET /function/job", token=other)).status == 401
     now = int(time.time())
     claims = {"iss": "acme/ci", "sub": "ci", "aud": "survey", "iat": now, "exp": now + 60, "jti": "1"}
     signed = compact({"alg": "ES256", "typ": "JWT"}, claims, CI_KEY)
