@@ -32,8 +32,8 @@ from authproxy.limits.connection import COUNT_SCRIPT
 from policies.errors import StoreUnavailable
 
 BEAT_S: Final = 1.0
-SILENT_S: Final = 4.0
-"""After its last heartbeat a Portero is no longer counted."""
+SILENT_S: Final = 3.5
+"""After its last heartbeat a Portero is no longer counted; others notice with their own next one, within 5 s in all."""
 START_S: Final = 1.0
 """How long a start waits for Redis."""
 CLOSE_S: Final = 1.0
