@@ -58,21 +58,26 @@ async def until_held(world: World, count: int) -> None:
             await asyncio.sleep(0.005)
 
 
+async def until_woken(world: World, function: str) -> None:
+    async with asyncio.timeout(5):
+        while f"{function}.acme" not in world.faas.wake_calls:  # noqa: ASYNC110  # as above
+            await asyncio.sleep(0.005)
+
+
 async def test_all_that_becomes_of_held_requests_is_counted(world: World) -> None:
     """Held by tenant and function, for how long, wakes by outcome, cold starts, released, abandoned, refused, kept."""
     world.faas.add("wakes", "acme", replicas=0, start_s=0.3)
     world.faas.add("never", "acme", replicas=0, start_s=60)
     waiting = [asyncio.create_task(world.send(request_bytes("POST /function/wakes", body=b"x" * 10))) for _ in range(3)]
     await until_held(world, 3)
+    await until_woken(world, "wakes")
     seen = await scraped(world)
     assert (seen["held_requests acme"], seen["held_requests_by_function wakes acme"]) == (3, 3)
     assert seen["held_body_bytes"] == 30
     assert {(await one).status for one in waiting} == {200}
 
     waiting = [asyncio.create_task(world.get("/function/never")) for _ in range(2)]
-    async with asyncio.timeout(5):
-        while world.faas.wake_calls[-1] != "never.acme":  # noqa: ASYNC110  # sockets bring it about
-            await asyncio.sleep(0.005)
+    await until_woken(world, "never")
     assert (await world.get("/function/never")).status == 429
     assert [(await one).status for one in waiting] == [504, 504]
     await leave(world, "POST /function/never", b"x")
