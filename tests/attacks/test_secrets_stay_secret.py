@@ -157,7 +157,7 @@ async def test_secrets_reach_no_place_that_is_written_to(
     assert b"too-many-failures" in wires["guess"]
 
     with monkeypatch.context() as patch:
-        patch.setattr(siege.world.app.parts.gate, "_backends", None)  # a defect: every use of it raises
+        patch.setattr(siege.world.app.parts.gate._asking, "_backends", None)  # a defect: every use of it raises
         wires["defect"] = (await siege.throw(request("GET /function/survey-report", siege.token))).wire
     assert b"internal-error" in wires["defect"]
 
