@@ -72,7 +72,6 @@ class Grant(NamedTuple):
     ticket: int
     is_cold: bool
     """Its function was asleep while it was held."""
-    held_s: float
     released_at: float
     """By the activator's clock."""
 
@@ -326,7 +325,7 @@ class Driver:
             self.feed(Finished(now, ticket))
         else:
             is_cold = self.room.was_asleep_since(held.since)
-            held.answer.set_result(Grant(ticket, is_cold, max(0.0, now - held.since), now))
+            held.answer.set_result(Grant(ticket, is_cold, now))
 
     def _refuse(self, held: _Held, reason: Reason, retry_after_s: int | None) -> None:
         if held.answer.done():

@@ -247,7 +247,7 @@ class Gate:
             leaving += self._assert(place, principal, self._clock() if case.has_waited else case.started_at)
         coming = answer_block(place, request, request_id, allow.limits) + principal.set_cookie
         if case.grant is not None and place.spec.cold_start.announces:
-            coming += _announcement(case.grant)
+            coming += _announcement(case.grant, case.held_s)
         lease: Lease | None = None
         if limits := concurrency_for(place, principal, request):
             taken = self._concurrency.take(limits)
@@ -325,7 +325,7 @@ class Gate:
         None when it may be sent again. ``finish`` is still to be called, with the reason of the refusal.
         """
         place, principal = passed.allow.place, passed.allow.principal
-        announced = b"" if passed.grant is None else _announcement(passed.grant)
+        announced = b"" if passed.grant is None else _announcement(passed.grant, passed.case.held_s)
         passed.has_place = False
         self._activator.finished(place, passed.grant, was_served=False)
         began = self._clock()
@@ -337,7 +337,7 @@ class Gate:
             self._activator.finished(place, passed.case.grant, was_served=False)
             return self.fail(passed, _over(principal, place.tenant))
         if (grant := passed.case.grant) is not None and place.spec.cold_start.announces:
-            passed.answer_block = passed.answer_block.removesuffix(announced) + _announcement(grant)
+            passed.answer_block = passed.answer_block.removesuffix(announced) + _announcement(grant, passed.case.held_s)
         passed.grant = grant
         passed.has_place = True
         return None
@@ -495,11 +495,15 @@ def _cookies(principal: Principal) -> list[tuple[str, str]]:
     return [(name, value) for name, _, value in (line.partition(": ") for line in lines) if name == "Set-Cookie"]
 
 
-def _announcement(grant: Grant) -> bytes:
-    """What the answer to a held request says of it (W3C Server Timing, section 2)."""
+def _announcement(grant: Grant, held_s: float) -> bytes:
+    """
+    What the answer to a held request says of it (W3C Server Timing, section 2).
+
+    ``held_s``: in all, also at a function whose fallback has taken it.
+    """
     return b"X-Portero-Cold-Start: %b\r\nServer-Timing: hold;dur=%d\r\n" % (
         b"true" if grant.is_cold else b"false",
-        grant.held_s * 1000,
+        max(0.0, held_s) * 1000,
     )
 
 

@@ -132,6 +132,20 @@ async def test_nobody_is_let_in_before_the_function_itself_answers(world: World)
     assert len(world.faas.wake_calls) == 1
 
 
+async def test_a_fallback_says_how_long_its_caller_waited(world: World) -> None:
+    """The wait at the function that did not wake in time is told, not only that at the one that served."""
+    await change_policy(
+        world, "{max_wait: 10s, max_held: 2000}", "{max_wait: 300ms, overflow: fallback, fallback: geo}"
+    )
+    await change_policy(world, 'functions: [survey-report, "geo-*"]', "functions: [survey-report, geo]")
+    world.faas.add("survey-report", "acme", replicas=0, start_s=60)
+    world.faas.add("geo", "acme")
+    answer = await world.get("/reports/es", token=world.token())
+    assert answer.status == 200
+    [timing] = answer.all("server-timing")
+    assert 290 <= int(timing.removeprefix("hold;dur=")) < 2000
+
+
 async def test_a_client_that_leaves_is_forgotten(world: World) -> None:
     """Its place is free at once, also when its body is unread, and the function never sees the request."""
     world.faas.add("survey-submit", "acme", replicas=0, start_s=1.0)

@@ -20,7 +20,7 @@ from tests.fakes.openfaas import FakeOpenFaas
 ANA: Final = Principal("login", "ana")
 FUNCTION: Final = "survey-report"
 KEY: Final = f"{FUNCTION}.acme"
-HOT: Final = Grant(-1, is_cold=False, held_s=0.0, released_at=0.0)
+HOT: Final = Grant(-1, is_cold=False, released_at=0.0)
 """Let in without being held."""
 
 
