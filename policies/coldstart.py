@@ -22,6 +22,10 @@ says, always, or without bound when it says none.
 **Who is next** the line knows (``fair_queue``): tenants take turns by weight, and callers inside a tenant. At the bound
 of the function a newcomer takes the place of the newest of those who have too many: nobody can keep others out.
 
+While nobody knows whether the function is awake there is no such bound, but those of tenant and process: the answer
+may let everybody in at once, and a burst at a function that was idle for a moment is no reason to refuse anybody. Who
+had no place is refused when the answer is another.
+
 **Nobody waits in vain.** One who cannot be let in before his deadline is refused at once: by the cold starts measured,
 if a wake is under way (somebody must wait to find out whether they have become faster), and by what is ahead of him. A
 caller whose line does not empty although the function is ready (CoDel's sign of overload; a line while it wakes is no
@@ -126,6 +130,7 @@ class Room:
         "_let_in",
         "_look_again_at",
         "_missing_until",
+        "_places",
         "_ready_since",
         "_retries",
         "_starting_until",
@@ -167,6 +172,8 @@ class Room:
         self._is_shared = False
         self._wanted = _NO_SLOTS
         """What was asked for last."""
+        self._places: int | None = None
+        """Of the function, for those who came while nobody knew whether it is awake; None: all have one."""
         self._bystanders: set[int] = set()
         """Tickets of those who wait and may not wake."""
         self._retries = RetryBudget()
@@ -273,6 +280,11 @@ class Room:
         """It is asked about again and again, until it is ready."""
         return self.is_waking or (not self.ready and bool(self._waiters))
 
+    @property
+    def beyond(self) -> int:
+        """Those who wait in excess of the function's places, for as long as nobody knows whether it is awake."""
+        return 0 if self._places is None else max(0, self.line.held(is_deferred=False) - self._places)
+
     # -- events ----------------------------------------------------------------------------------------------------
 
     def on(self, event: Event) -> list[Command]:
@@ -352,7 +364,9 @@ class Room:
         most = bounds.max_held_per_caller
         fattest = None
         refusal = Reason.QUEUE_FULL if most is not None and line.held_by(waiter.tenant, waiter.flow) >= most else None
-        if refusal is None and (excess := line.held(is_deferred=waiter.is_deferred) - bounds.max_held) >= 0:
+        if not waiter.is_deferred and self._is_unknown(now):
+            self._places = bounds.max_held
+        elif refusal is None and (excess := line.held(is_deferred=waiter.is_deferred) - bounds.max_held) >= 0:
             fattest = line.fattest(waiter) if excess == 0 else None
             refusal = Reason.QUEUE_FULL if fattest is None else None
         if refusal is None:
@@ -542,6 +556,9 @@ class Room:
             self._let_in += 1
             self.line.forget_served(self.in_flight)
             self._commands.append(Release(waiter.ticket))
+        if self._places is not None and not self._is_unknown(now):
+            self._cut_to(self._places, now)
+            self._places = None
         if self._is_asleep:
             self._wake_or_poll(now)
         if self._is_shared:
@@ -549,6 +566,12 @@ class Room:
         if self._waiters and self._ask_at is None and not self._is_asking:
             self._ask_at = max(now, self._asked_at + self._poll_s(0.0), self._wake_backoff.until)
         self._ask_if_due(now)
+
+    def _cut_to(self, places: int, now: float) -> None:
+        """It is known now that not all can be let in: those who have too many yield, their newest first."""
+        while self.line.held(is_deferred=False) > places and (waiter := self.line.newest_in_excess()) is not None:
+            self.line.remove(waiter.ticket)
+            self._refuse(waiter, Reason.QUEUE_FULL, self.expected_wait_s(now))
 
     def _wake_or_poll(self, now: float) -> None:
         if self._wake_started_at is not None and now - self._wake_started_at >= WAKE_AGAIN_S:
@@ -595,6 +618,10 @@ class Room:
         if now < self._fresh_until or self._is_refreshing:
             return True
         return self._was_used and now < self._fresh_until + SLACK_S
+
+    def _is_unknown(self, now: float) -> bool:
+        """Those who wait wait for an answer of the platform: it may let all of them in at once."""
+        return not self._is_asleep and not (self.ready and self._may_believe(now))
 
     def _has_capacity(self, now: float) -> bool:
         if not self.ready or not self._may_believe(now):

@@ -153,6 +153,9 @@ class FairQueue(Line):
         )
         return self._newest(own, kind=kind) if size < own.sizes[kind].greatest else None
 
+    def newest_in_excess(self) -> Waiter | None:
+        return self._newest(self._sizes[False].first(), kind=False)
+
     def _next(self) -> tuple[_Tenant, _Flow]:
         tenant = self._tenants.first()
         flow = None if tenant is None else tenant.flows.first()

@@ -52,6 +52,9 @@ class FifoQueue(Line):
         del newcomer
         return None
 
+    def newest_in_excess(self) -> Waiter | None:
+        return next((waiter for waiter in reversed(self.waiters.values()) if not waiter.is_deferred), None)
+
     def _added(self, waiter: Waiter, now: float) -> None:
         """Nothing but the order in which they came is kept."""
 

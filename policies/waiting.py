@@ -104,6 +104,10 @@ class Line(ABC):
         """Who must make room for this newcomer when there is none: the newest of those who have too many, or nobody."""
 
     @abstractmethod
+    def newest_in_excess(self) -> Waiter | None:
+        """Of those who are not deferred, the newest of those who have most; None: nobody of them waits."""
+
+    @abstractmethod
     def _added(self, waiter: Waiter, now: float) -> None:
         """Called after it was put in."""
 

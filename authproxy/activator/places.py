@@ -68,7 +68,8 @@ class Places:
         driver = self._drivers.get((backend, namespace, function))
         if driver is None:
             return 0
-        return driver.held_deferred if kind == "deferred" else driver.held_now
+        # Who waits only to be told whether the function is awake has no place yet.
+        return driver.held_deferred if kind == "deferred" else driver.held_now - driver.room.beyond
 
     def _want(self, key: str, ceiling: int) -> _Want:
         return _Want(key, ceiling, lambda: self.held(key))

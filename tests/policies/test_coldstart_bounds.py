@@ -41,6 +41,62 @@ def busy(service_s: float = 1.0) -> tuple[Room, float]:
     return room, now
 
 
+# -- a burst at a function of which nobody knows whether it is awake ---------------------------------------------------
+
+
+def test_a_burst_at_an_awake_function_is_let_in_whole() -> None:
+    """However many places there are for those who wait: they only wait to be told that they need not."""
+    room = Room(Ledger(), NOW)
+    for number in range(20):
+        assert not refusals(room.on(arrived(number, NOW, max_held=3)))
+    assert room.beyond == 17
+    assert room.on(ReadinessSeen(1, NOW + 20))[-20:] == [Release(number) for number in range(20)]
+    assert room.beyond == 0
+
+
+def test_a_burst_at_a_sleeping_function_is_cut_to_its_places() -> None:
+    """As soon as that is known; those who came first stay."""
+    room = Room(Ledger(), NOW)
+    for number in range(20):
+        room.on(arrived(number, NOW, max_held=3))
+    commands = room.on(ReadinessSeen(0, NOW + 0.1))
+    assert {ticket: reason for ticket, (reason, _) in refusals(commands).items()} == dict.fromkeys(
+        range(3, 20), Reason.QUEUE_FULL
+    )
+    assert len(room.line) == 3
+    assert room.beyond == 0
+    assert [type(command) for command in commands if not isinstance(command, Refuse)] == [Wake]
+
+
+def test_a_burst_at_a_busy_function_is_cut_to_its_places() -> None:
+    """Awake is not room for all of them."""
+    room = Room(Ledger(), NOW)
+    for number in range(20):
+        room.on(arrived(number, NOW, max_held=3, concurrency=2))
+    commands = room.on(ReadinessSeen(1, NOW + 0.1))
+    assert tickets(commands) == [0, 1]
+    assert set(refusals(commands)) == set(range(5, 20))
+    assert len(room.line) == 3
+
+
+def test_a_burst_is_bounded_by_tenant_and_process() -> None:
+    """What is not known opens no memory to strangers."""
+    room = Room(Ledger(8), NOW)
+    refused = [refusals(room.on(arrived(number, NOW, max_held=3, tenant_ceiling=5))) for number in range(7)]
+    assert [bool(one) for one in refused] == [False] * 5 + [True] * 2
+
+
+def test_a_caller_with_few_requests_keeps_its_place_in_a_burst() -> None:
+    """The newest of those who have too many are in excess, whoever came last."""
+    room = Room(Ledger(), NOW)
+    for number in range(10):
+        room.on(arrived(number, NOW, max_held=3, flow="elephant"))
+    room.on(arrived(10, NOW, max_held=3, flow="mouse"))
+    left = set(range(11)) - set(refusals(room.on(ReadinessSeen(0, NOW + 0.1))))
+    assert 10 in left
+    assert len(left) == 3
+
+
 # -- those who only ask whether it is awake --------------------------------------------------------------------------
 
 

@@ -195,7 +195,8 @@ class AnyWorld(RuleBasedStateMachine):
         before = line.held(is_deferred=is_deferred), self.ledger.held(tenant), line.held_by(tenant, flow)
         side.waiting[ticket] = event
         self.feed(event)
-        assert line.held(is_deferred=is_deferred) <= max(before[0], bounds.max_held)
+        beyond = 0 if is_deferred else side.room.beyond
+        assert line.held(is_deferred=is_deferred) - beyond <= max(before[0], bounds.max_held)
         assert self.ledger.held(tenant) <= max(before[1], bounds.tenant_ceiling)
         assert line.held_by(tenant, flow) <= max(before[2], bounds.max_held_per_caller or 100)
 
@@ -311,6 +312,7 @@ class AnyWorld(RuleBasedStateMachine):
         for side in self.sides:
             assert set(side.room.line.waiters) == set(side.waiting)
             assert side.room.in_flight == len(side.running) + side.hot
+            assert not side.room.beyond or side.room._is_unknown(self.now)
             assert side.room._bystanders == {t for t, a in side.waiting.items() if not a.may_wake}
         assert self.ledger.total == sum(held.values()) <= self.ledger.max_total
         assert all(self.ledger.held(tenant) == held[tenant] for tenant in ("acme", "globex"))
