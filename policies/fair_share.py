@@ -9,6 +9,8 @@ comes anew starts at the *virtual time*: the tag it would have had, had it been 
 by staying away, and nobody gains by coming under ever new names: the virtual time goes on by each second served,
 divided by the weights of all who are *active*, and a share is active until the virtual time has reached its tag, also
 when nothing of it waits any more (the virtual time of the ideal system that serves everybody at once, a little each).
+Those with nothing that waits count for no more than those who wait or are served: a crowd of names, each gone after one
+short service, would otherwise hold the time back for all who have had a long one.
 
 How long a service takes is known only at its end. It is charged by a guess when it begins and put right when it ends;
 the virtual time knows no guesses, so that a wrong one harms nobody but him it was made about, and only until then.
@@ -53,13 +55,15 @@ class Level(Generic[S]):
     and ``settle`` are O(log shares) amortised. Remembers those who wait, are active or are being served; nobody else.
     """
 
-    __slots__ = ("_idle", "_waiting", "period", "shares", "virtual_s", "weight_sum")
+    __slots__ = ("_busy_sum", "_idle", "_waiting", "period", "shares", "virtual_s", "weight_sum")
 
     def __init__(self) -> None:
         self.shares: dict[str, S] = {}
         self.virtual_s = 0.0
         self.weight_sum = 0
         """Of those who are active."""
+        self._busy_sum = 0
+        """Of those who wait or are being served."""
         self.period = 0
         """How often everything was forgotten."""
         self._waiting: Heap[S] = Heap()
@@ -77,9 +81,12 @@ class Level(Generic[S]):
         self._idle.discard(share)
         if share.is_active:
             self.weight_sum -= share.weight
+        if share.running:
+            self._busy_sum -= share.weight
         share.weight = weight
         share.is_active = True
         self.weight_sum += weight
+        self._busy_sum += weight
         share.tag = max(share.tag, self.virtual_s)
         self._waiting.set(share, share.tag)
 
@@ -87,13 +94,15 @@ class Level(Generic[S]):
         """Nothing of this share waits any longer."""
         self._waiting.discard(share)
         if self._waiting:
+            if not share.running:
+                self._busy_sum -= share.weight
             self._rest(share)
             return
         self.period += 1
         self.shares = {}
         self._idle = Heap()
         self.virtual_s = 0.0
-        self.weight_sum = 0
+        self.weight_sum = self._busy_sum = 0
 
     def dispatch(self, share: S, guess_s: float, *, does_stay: bool) -> None:
         """One of this share is served from now on. Without ``does_stay`` no other of it waits: ``leave`` follows."""
@@ -109,15 +118,18 @@ class Level(Generic[S]):
         """It has been served, for so long; ``period`` is that of its ``dispatch``."""
         if period != self.period:
             return
+        at_most = 2 * self._busy_sum
         share.running -= 1
         share.guessed_s = share.guessed_s - guess_s if share.running else 0.0
         share.tag += (served_s - guess_s) / share.weight
         if share in self._waiting:
             self._waiting.set(share, share.tag)
         else:
+            if not share.running:
+                self._busy_sum -= share.weight
             self._idle.discard(share)
             self._rest(share)
-        self._advance(served_s)
+        self._advance(served_s, at_most)
 
     def portion(self, name: str, weight: int) -> float:
         """In (0, 1]: what of the service somebody of this name gets, or would get, while all others stay."""
@@ -143,17 +155,21 @@ class Level(Generic[S]):
         if not share.running:
             del self.shares[share.name]
 
-    def _advance(self, served_s: float) -> None:
-        """Spread a service over those active; whoever is reached on the way gets no more of it."""
+    def _advance(self, served_s: float, at_most: int) -> None:
+        """
+        Spread a service over those active; whoever is reached on the way gets no more of it.
+
+        ``at_most``: weights that it is spread over.
+        """
         while (idle := self._idle.first()) is not None:
-            needed_s = (idle.tag - self.virtual_s) * self.weight_sum
+            needed_s = (idle.tag - self.virtual_s) * min(self.weight_sum, at_most)
             if needed_s > served_s:
                 break
             served_s -= max(0.0, needed_s)
             self.virtual_s = max(self.virtual_s, idle.tag)
             self._idle.discard(idle)
             self._retire(idle)
-        self.virtual_s += served_s / self.weight_sum
+        self.virtual_s += served_s / min(self.weight_sum, at_most)
 
     def _reach(self, tag: float) -> None:
         self.virtual_s = tag
