@@ -13,7 +13,10 @@ from authproxy.pages.answers import document, page
 from policies.tenancy import OUR_PAGES, RESULT
 from policies.waiting_page import LATEST_S
 
-_KEPT: Final = "the result can be fetched from any replica, also after a restart"
+_KEPT: Final = (
+    "once it is there, the result can be fetched from any replica, also after a restart; "
+    "a restart of this server before that ends the request"
+)
 _NOT_KEPT: Final = "a restart of this server loses the result"
 
 

@@ -301,6 +301,7 @@ async def test_a_result_is_fetched_wherever_it_is_asked_for(written: Path) -> No
             try:
                 accepted = await submit(world, ASYNC)
                 assert accepted.json()["kept_in"] == "redis"
+                assert "a restart of this server before that ends the request" in accepted.json()["detail"]
                 place = place_of(accepted)
                 assert (await fetched(world, place)).status == 200
                 world.faas.add("survey-submit", "acme", replicas=0, start_s=60)
