@@ -180,7 +180,7 @@ class Driver:
         metrics.held_requests.add((tenant,), 1)
         try:
             answer = await self._wait(ticket, held, body, account)
-        except BaseException as error:
+        except BaseException as error:  # raised again: whatever ends a hold, its place is given back
             if isinstance(error, asyncio.CancelledError):
                 metrics.holds_abandoned_total.add((tenant,))
             self._withdraw(ticket, held)

@@ -86,7 +86,7 @@ class Waking:
         try:
             async with asyncio.timeout(CALL_S):
                 return await self._call(place, wake)
-        except Exception:
+        except Exception:  # raised again: whatever failed, others may wake it now
             if not self._is_over:
                 self._metrics.wake_results_total.add((place.tenant.name, "failed"))
             await self.end()
