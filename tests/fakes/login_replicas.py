@@ -398,8 +398,7 @@ def _tenant_file(name: str, provider: Vouching, store: str, login: Mapping[str, 
         "api_keys": [{"name": "reporting", "groups": ["ci"]}] if name == "acme" else [],
         "functions": {
             "open": {"access": "public"},
-            # Replicas count together who waits to hear whether it is awake: a storm of 200 does.
-            "report": {"assertion": True, "cold_start": {"max_held": 1000}},
+            "report": {"assertion": True},
             "localhost": {"direct_url": True},
         },
         "routes": [{"id": "report", "path": "/reports/{country}", "function": "report", "to": "/{country}"}],
