@@ -35,6 +35,7 @@ class Reason(StrEnum):
     TENANT_MISMATCH = "tenant-mismatch"
     TENANT_DISABLED = "tenant-disabled"
     ORIGIN_REFUSED = "origin-refused"
+    PASS_INVALID = "pass-invalid"  # noqa: S105 (no password: a reason)
     TENANT_UNKNOWN = "tenant-unknown"
     ROUTE_UNKNOWN = "route-unknown"
     FUNCTION_UNKNOWN = "function-unknown"
@@ -122,6 +123,17 @@ class Defer(NamedTuple):
     allow: Allow
     instead_of: Deny | None
     """The refusal that it was spared (``cold_start: {overflow: async}``); None: the caller asked for it."""
+
+
+class Known(NamedTuple):
+    """The stages that were asked say yes, and others are still to be asked (``stages.py``)."""
+
+    place: Place
+    principal: Principal | None
+    """None: nobody has asked yet who is calling."""
+    rule: RuleRef | None = None
+    limits: tuple[LimitState, ...] = ()
+    shadowed: tuple[Deny, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

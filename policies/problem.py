@@ -37,6 +37,7 @@ _WORDS: Final[dict[Reason, tuple[int, str, str]]] = {
     Reason.TENANT_MISMATCH: (403, "Wrong tenant", "The credential is not for the tenant of this host."),
     Reason.TENANT_DISABLED: (403, "Tenant disabled", "This tenant is switched off."),
     Reason.ORIGIN_REFUSED: (403, "Origin refused", "Requests from this origin are not accepted."),
+    Reason.PASS_INVALID: (403, "Pass invalid", "The request's pass is missing, was used, or is not for it."),
     Reason.TENANT_UNKNOWN: (404, "Unknown host", "No tenant is served under this host."),
     Reason.ROUTE_UNKNOWN: (404, "Unknown path", "Nothing is served under this path."),
     Reason.FUNCTION_UNKNOWN: (404, "Unknown function", "There is no such function."),

@@ -34,6 +34,7 @@ from authproxy.gate.verdict import (
     PageCall,
     Passed,
     Refused,
+    StagePassed,
     Undecided,
     Verdict,
 )
@@ -41,7 +42,7 @@ from authproxy.limits.concurrency import ConcurrencyLimits, Lease
 from authproxy.limits.store import LimitStore
 from authproxy.policy_folder import PolicyFolder
 from authproxy.upstream.held_body import HoldableBody
-from policies.decision import Allow, Answer, Challenge, Decision, Defer, Deny, Page, Problem, Reason, Refusal
+from policies.decision import Allow, Answer, Challenge, Decision, Defer, Deny, Known, Page, Problem, Reason, Refusal
 from policies.limits import Parallel, concurrency_for
 from policies.navigation import login_location
 from policies.no_wake import asleep_answer
@@ -56,7 +57,9 @@ from policies.tenancy import tenant_of
 from policies.upstream_identity import answer_block, request_block
 from policies.waiting_page import as_waiting_page
 
-Judging = Generator[Need, Any, Decision]
+Judging = Generator[Need, Any, Decision | Known]
+Judge = Callable[[AccessRequest, PolicySet, float], Judging]
+"""What asks the questions: ``policies.pipeline.judge``, or some of them alone (``policies.stages``)."""
 
 _ENDS_ITS_CONNECTION: Final = frozenset({Reason.BAD_REQUEST, Reason.HEAD_TOO_LARGE})
 
@@ -103,10 +106,20 @@ class Gate:
 
     # -- deciding ------------------------------------------------------------------------------------------------
 
-    def decide_now(self, head: Head, memo: HeadMemo | None = None) -> Verdict | Undecided:
-        """Judge without waiting; ``Undecided`` when something has to be waited for. ``memo`` is the connection's."""
+    def decide_now(
+        self, head: Head, memo: HeadMemo | None = None, asks: Judge = judge, request_id: str | None = None
+    ) -> Verdict | Undecided:
+        """
+        Judge without waiting; ``Undecided`` when something has to be waited for.
+
+        Args:
+            head: as it stood on the wire.
+            memo: the connection's.
+            asks: which questions are asked.
+            request_id: by which the request is known already; None: it gets a new one.
+        """
         now = self._clock()
-        case = Case(head, None, self._folder.active, new_request_id(), now)
+        case = Case(head, None, self._folder.active, request_id or new_request_id(), now)
         try:
             if self._is_draining:
                 return self._refuse(Deny(Reason.DRAINING, retry_after_s=5), case)
@@ -117,7 +130,7 @@ class Gate:
                 refused.keeps_alive = request.reason not in _ENDS_ITS_CONNECTION
                 return refused
             case.request = request
-            judging = judge(request, case.policies, now)
+            judging = asks(request, case.policies, now)
             return self._go_on(case, request, judging, None, now)
         except Exception:  # noqa: BLE001 (whatever broke, the request must not pass; its text stays in the log, AP-R52)
             return self._broken(case)
@@ -177,6 +190,14 @@ class Gate:
 
         ``body`` is read while the request is held, and only then.
         """
+        verdict = await self._decide(undecided, body, may_hold=True)
+        return self._broken(undecided.case) if isinstance(verdict, Undecided) else verdict
+
+    async def decide_unheld(self, undecided: Undecided) -> Verdict | Undecided:
+        """As ``decide``, but what would have to be held for its function is handed back, for who can hold it."""
+        return await self._decide(undecided, None, may_hold=False)
+
+    async def _decide(self, undecided: Undecided, body: HoldableBody | None, *, may_hold: bool) -> Verdict | Undecided:
         case, need = undecided.case, undecided.need
         now = self._clock()
         try:
@@ -185,6 +206,8 @@ class Gate:
                 answer = self._asking.answer_now(need, now)
                 if answer is WAIT:
                     if isinstance(need, Ready):
+                        if not may_hold:
+                            return Undecided(case, undecided.request, undecided.judging, need)
                         answer = await self._asking.hold(need, case, body)
                         case.held_s += self._clock() - now
                     else:
@@ -208,7 +231,7 @@ class Gate:
 
     # -- concluding ----------------------------------------------------------------------------------------------
 
-    def _conclude(self, decision: Decision, case: Case) -> Verdict:
+    def _conclude(self, decision: Decision | Known, case: Case) -> Verdict:
         if isinstance(decision, Allow):
             try:
                 passed = self._pass(decision, case)
@@ -227,6 +250,8 @@ class Gate:
             return PageCall(case, decision)
         if isinstance(decision, Defer):
             return Deferred(case, decision.allow, decision.instead_of)
+        if isinstance(decision, Known):
+            return StagePassed(case, decision)
         return self._refuse(decision, case)
 
     def _pass(self, allow: Allow, case: Case) -> Passed | Refusal:
@@ -296,6 +321,13 @@ class Gate:
         if passed.has_place:
             self._activator.finished(passed.allow.place, passed.grant)
         self._recorder.finished(passed, status, bytes_in, bytes_out, failure, self._clock())
+
+    def left(self, passed: Passed) -> None:
+        """
+        The request leaves by a way on which nobody tells of its end (Kong): all is given back now, and the audit line
+        has no status.
+        """
+        self.finish(passed, status=0)
 
     def upstream_failed(self, passed: Passed) -> None:
         """The function could not be reached: what is believed of its readiness is void."""
@@ -370,6 +402,10 @@ class Gate:
         )
         refused.keeps_alive = False
         return refused
+
+    def refuse_head(self, refusal: Deny, head: Head) -> Refused:
+        """A request is refused before it is judged, for what an edge alone can know of it."""
+        return self._refuse(refusal, Case(head, None, self._folder.active, new_request_id(), self._clock()))
 
     def _refuse(self, refusal: Refusal, case: Case) -> Refused:
         accepts_html = case.request is not None and case.request.accepts_html

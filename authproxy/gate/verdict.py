@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from authproxy.gate.live import LiveExchange
-from policies.decision import Allow, Decision, Deny, Page, Problem, Reason
+from policies.decision import Allow, Decision, Deny, Known, Page, Problem, Reason
 from policies.pipeline import Need
 from policies.request import AccessRequest, Head
 
@@ -170,6 +170,14 @@ class PageAnswer(NamedTuple):
 
 
 @dataclass(slots=True)
+class StagePassed:
+    """The stages that were asked say yes, and others are still to be asked. Neither counted nor audited yet."""
+
+    case: Case
+    known: Known
+
+
+@dataclass(slots=True)
 class Case:
     """One request while it is judged: what the gate, the recorder and a held request need to know of it."""
 
@@ -201,8 +209,8 @@ class Undecided:
 
     case: Case
     request: AccessRequest
-    judging: Generator[Need, Any, Decision]
+    judging: Generator[Need, Any, Decision | Known]
     need: Need
 
 
-Verdict = Passed | Refused | DirectAnswer | PageCall | Deferred
+Verdict = Passed | Refused | DirectAnswer | PageCall | Deferred | StagePassed

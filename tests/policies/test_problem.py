@@ -18,7 +18,7 @@ REQUEST_ID = "0123456789abcdef0123456789abcdef"
 BY_STATUS = {
     400: "bad-request body-malformed tenant-conflict credential-ambiguous login-failed",
     401: "credential-missing credential-invalid session-expired",
-    403: "no-rule-allows denied-by-rule tenant-mismatch tenant-disabled origin-refused",
+    403: "no-rule-allows denied-by-rule tenant-mismatch tenant-disabled origin-refused pass-invalid",
     404: "tenant-unknown route-unknown function-unknown result-unknown",
     405: "method-not-allowed",
     408: "request-timeout",

@@ -31,6 +31,8 @@ NOT_OF_ONE_HEAD = {
     Reason.LOGIN_FAILED,
     Reason.SESSION_EXPIRED,
     Reason.RESULT_UNKNOWN,
+    # Of the listener that Kong sends requests to: tests/authproxy/edges/test_internal.py.
+    Reason.PASS_INVALID,
     # Of a function that sleeps while another request might wake it: tests/policies/test_overflow.py.
     Reason.FUNCTION_ASLEEP,
     Reason.PROVIDER_UNAVAILABLE,
