@@ -17,11 +17,12 @@ import ssl
 import time
 from collections.abc import Awaitable
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from authproxy.audit import configure_logging, get_logger
 from authproxy.edges.admin import AdminEdge
 from authproxy.edges.jobs import Jobs
+from authproxy.edges.judge import Judge
 from authproxy.edges.public import PublicEdge
 from authproxy.edges.tls import TlsFiles
 from authproxy.gate.build import Parts, build_parts
@@ -36,7 +37,13 @@ _GC_THRESHOLDS: Final = (50_000, 20, 100)
 
 
 class App:
-    """One Portero process."""
+    """
+    One Portero process: a reverse proxy. Before Kong it is another one (``kong_app.py``), of the same parts.
+
+    ``edge`` is its name in metrics and audit lines.
+    """
+
+    edge: ClassVar[str] = "proxy"
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -58,11 +65,11 @@ class App:
         """
         settings = self._settings
         tls, token = _read_files(settings)
-        self._parts = parts = await build_parts(settings)
+        self._parts = parts = await build_parts(settings, self.edge)
         try:
             self._jobs = _jobs(parts, settings)
             self._public = PublicEdge(
-                parts.gate,
+                self._judge(parts),
                 parts.pool,
                 pages=_pages(parts, settings, self._jobs),
                 jobs=self._jobs,
@@ -75,8 +82,8 @@ class App:
             self._admin = AdminEdge(
                 parts.folder, parts.metrics, is_ready=lambda: self._is_ready, token=token, clock=time.time
             )
-            self.admin_address = await _bound("admin", settings.admin, self._admin.start(*settings.admin))
-            self.public_address = await _bound("listen", settings.listen, self._public.start(*settings.listen, tls=tls))
+            self.admin_address = await bound("admin", settings.admin, self._admin.start(*settings.admin))
+            self.public_address = await self._listen(self._public, tls)
         except BaseException:  # cancelled while starting, too: no listener and no child may be left
             await self.stop()
             raise
@@ -114,6 +121,15 @@ class App:
         if self._admin is not None:
             await self._admin.stop()
 
+    def _judge(self, parts: Parts) -> Judge:
+        """Who judges what comes in at the listener."""
+        return parts.gate
+
+    async def _listen(self, edge: PublicEdge, tls: TlsFiles | None) -> tuple[str, int]:
+        """Open the listener, the last thing of a start. Raises: SettingsError."""
+        address = self._settings.listen
+        return await bound("listen", address, edge.start(*address, tls=tls))
+
     @property
     def parts(self) -> Parts:
         """What the process is made of, while it runs. Raises: RuntimeError before ``start`` and after ``stop``."""
@@ -130,8 +146,12 @@ class App:
 async def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT."""
     configure_logging(settings.log_level)
+    await run_app(App(settings), settings.drain)
+
+
+async def run_app(app: App, drain_s: float) -> None:
+    """Run ``app`` until SIGTERM or SIGINT, and drain it then for at most so many seconds."""
     log = get_logger("app")
-    app = App(settings)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -140,7 +160,7 @@ async def run(settings: Settings) -> None:
     try:
         await app.start()
         await stopping.wait()
-        log.info("portero drains", at_most_s=settings.drain)
+        log.info("portero drains", at_most_s=drain_s)
         await app.stop()
         log.info("portero has stopped")
     finally:
@@ -148,7 +168,7 @@ async def run(settings: Settings) -> None:
         loop.remove_signal_handler(signal.SIGHUP)
 
 
-async def _bound(setting: str, address: tuple[str, int], starting: Awaitable[tuple[str, int]]) -> tuple[str, int]:
+async def bound(setting: str, address: tuple[str, int], starting: Awaitable[tuple[str, int]]) -> tuple[str, int]:
     """Await a listener's start; an address that cannot be bound becomes a sentence about its setting."""
     try:
         return await starting

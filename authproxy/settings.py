@@ -74,6 +74,20 @@ class Settings(BaseModel):
     admin: HostPort = Field(
         ("127.0.0.1", 8089), description="Address of the admin listener: health, metrics, policy status, explain."
     )
+    internal: HostPort = Field(
+        ("127.0.0.1", 8090),
+        description="Address of the internal listener, where Kong sends what it cannot hand to a function by itself; "
+        "only portero kong-plugin-server listens on it.",
+    )
+    internal_name: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9._:-]{1,253}$")] = Field(
+        None, description="Host by which Kong reaches the internal listener, when that is not its address."
+    )
+    kong_sockets: Path = Field(
+        Path("/usr/local/kong"), description="Folder of the sockets that Kong asks the plugin server on."
+    )
+    kong_socket_mode: Annotated[str, Field(pattern=r"^0?[0-7]{3}$")] = Field(
+        "600", description="Permissions of the sockets for Kong, octal; 660 where Kong runs as another user of the group."
+    )
     admin_token: Path | None = Field(
         None, description="File with the token that /policy/status and /explain want from other hosts than this one."
     )
