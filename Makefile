@@ -22,28 +22,30 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed ## Install into .venv and run the demo.
 	$(BIN)/portero demo
 
-test: $(VENV)/.installed ## Install what the tests need (Redis, nginx, Caddy, wrk, Node.js, Chromium) and run all of them.
+test: $(VENV)/.installed ## Install what the tests need (Redis, nginx with Lua, Caddy, wrk, Node.js, Chromium) and run all of them.
 	sh tests/system-packages.sh
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone" $(PYTEST_ARGS)
 	$(BIN)/python -m pytest -m alone $(PYTEST_ARGS)
 
-check: $(VENV)/.installed ## Static checks: ruff, ruff format, mypy --strict, import-linter.
+check: $(VENV)/.installed ## Static checks: ruff, ruff format, mypy --strict, import-linter, the rendered kong/.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/portero kong check policies/examples/survey kong/kong.yml
 
 format: $(VENV)/.installed ## Format and fix what can be fixed.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed ## The benchmarks, with their targets checked (about a quarter of an hour, quiet machine wanted).
+bench: $(VENV)/.installed ## The benchmarks, with their targets checked (about a twenty minutes, quiet machine wanted).
 	sh tests/system-packages.sh
 	$(BIN)/python benchmarks/decide.py --check
 	$(BIN)/python benchmarks/proxy.py --check
 	$(BIN)/python benchmarks/stream.py --check
 	$(BIN)/python benchmarks/identity.py --check
 	$(BIN)/python benchmarks/coldstart.py --check
+	$(BIN)/python benchmarks/kong.py --check
 
 pictures: $(VENV)/.installed ## Picture Portero's pages anew for docs/pages.md; needs Chromium and a free port 8088.
 	$(BIN)/python -m tests.pictures

@@ -11,6 +11,8 @@ need() { # need PROGRAM PACKAGE
 PATH="$PATH:/usr/sbin:/sbin"
 need redis-server redis-server
 need nginx nginx
+# The snippets that run inside Kong are tried in a real nginx with the module that Kong runs them with.
+ls /usr/lib/nginx/modules/ngx_http_lua_module.so >/dev/null 2>&1 || missing="$missing libnginx-mod-http-lua"
 need caddy caddy
 need wrk wrk
 need node nodejs
