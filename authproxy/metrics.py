@@ -195,6 +195,7 @@ class Metrics:
         self._declare_cold_starts()
         self._declare_deferred()
         self._declare_connections()
+        self._declare_kong()
         self._declare_stores()
         self._declare_identity()
         self._declare_policy()
@@ -256,6 +257,17 @@ class Metrics:
             "results_total", "Deferred requests by what became of them.", ("tenant", "outcome")
         )
         self.callbacks_total = Counter("callbacks_total", "Deliveries of results.", ("tenant", "outcome"))
+
+    def _declare_kong(self) -> None:
+        self.kong_events_total = Counter(
+            "kong_events_total", "Events of Kong's plugins by what became of them.", ("plugin", "outcome")
+        )
+        self.kong_pdk_calls_total = Counter("kong_pdk_calls_total", "Calls that plugins made to Kong.", ("plugin",))
+        self.kong_connections = Gauge("kong_connections", "Open connections of Kong's workers.")
+        self.kong_passes = Gauge("kong_passes", "Requests that wait for Kong to bring them to the internal listener.")
+        self.kong_passes_refused_total = Counter(
+            "kong_passes_refused_total", "Requests at the internal listener without a pass that is theirs."
+        )
 
     def _declare_connections(self) -> None:
         self.live_exchanges = Gauge("live_exchanges", "Requests being forwarded or streamed now.")
