@@ -86,7 +86,8 @@ class Settings(BaseModel):
         Path("/usr/local/kong"), description="Folder of the sockets that Kong asks the plugin server on."
     )
     kong_socket_mode: Annotated[str, Field(pattern=r"^0?[0-7]{3}$")] = Field(
-        "600", description="Permissions of the sockets for Kong, octal; 660 where Kong runs as another user of the group."
+        "600",
+        description="Permissions of the sockets for Kong, octal; 660 where Kong runs as another user of the group.",
     )
     admin_token: Path | None = Field(
         None, description="File with the token that /policy/status and /explain want from other hosts than this one."
