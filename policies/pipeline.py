@@ -73,45 +73,34 @@ def judge(request: AccessRequest, policies: PolicySet, now: float) -> Generator[
     shadowed: tuple[Deny, ...] = ()
     principal = yield _new(Identify, (place, request))
     if isinstance(principal, Principal) and (principal.is_by_cookie or principal.only_function is not None):
-        principal = _confined(principal, place, request)
+        principal = confined(principal, place, request)
     if not isinstance(principal, Principal):
-        refused = _refused(principal, place)
-        if not _is_unidentified(refused, place):
-            return refused
-        shadowed = (_as_deny(refused),)
+        refusal = refused(principal, place)
+        if not is_unidentified(refusal, place):
+            return refusal
+        shadowed = (as_deny(refusal),)
         principal = anonymous()
 
     verdict = may(place, principal, request, "invoke", now)
     if not isinstance(verdict, Granted):
-        if not _is_shadowed(verdict, place):
-            return _session_over(verdict) if principal.is_session_over else verdict
-        shadowed += (_as_deny(verdict),)
+        if not is_shadowed(verdict, place):
+            return session_over(verdict) if principal.is_session_over else verdict
+        shadowed += (as_deny(verdict),)
 
     length = request.content_length
     if length is not None and place.spec.max_body_bytes is not None and length > place.spec.max_body_bytes:
         # Before limits and wakes: what cannot be delivered costs nobody anything.
-        return Deny(
-            Reason.BODY_TOO_LARGE,
-            f"the function takes at most {place.spec.max_body_bytes} bytes",
-            tenant=place.tenant.name,
-        )
+        return too_large(place)
 
     states: tuple[LimitState, ...] = ()
     if checks := checks_for(place, principal, request):
         spent: Spent = yield _new(Spend, (place, checks))
         states = spent.states
         if spent.refused is not None:
-            refusal = Deny(
-                Reason.RATE_LIMITED,
-                detail=f"limit {checks[spent.refused].id!r} is used up",
-                rule=checks[spent.refused].ref,
-                retry_after_s=spent.retry_after_s,
-                limits=states,
-                tenant=place.tenant.name,
-            )
+            limited = rate_limited(place, checks[spent.refused], spent)
             if "limits" not in place.tenant.shadow:
-                return refusal
-            shadowed += (refusal,)
+                return limited
+            shadowed += (limited,)
 
     rule = verdict.rule if isinstance(verdict, Granted) else None
     if (request.wants_async or place.is_deferred) and is_deferred_at_once(place, request):
@@ -120,14 +109,14 @@ def judge(request: AccessRequest, policies: PolicySet, now: float) -> Generator[
     released: Principal | Refusal | None = yield _new(Ready, (place, principal, request))
     if released is not None:
         if not isinstance(released, Principal):
-            return (yield from _unheld(released, Allow(place, principal, rule, states, shadowed), request, now))
+            return (yield from unheld(released, Allow(place, principal, rule, states, shadowed), request, now))
         principal = released
 
     allow: Allow = _new(Allow, (place, principal, rule, states, shadowed, None))
     return allow
 
 
-def _unheld(refusal: Refusal, allow: Allow, request: AccessRequest, now: float) -> Generator[Need, Any, Decision]:
+def unheld(refusal: Refusal, allow: Allow, request: AccessRequest, now: float) -> Generator[Need, Any, Decision]:
     """What becomes of a request that question 5 refused: see ``overflow.py`` and ``no_wake.py``."""
     place, principal = allow.place, allow.principal
     if not isinstance(refusal, Deny):
@@ -142,9 +131,9 @@ def _unheld(refusal: Refusal, allow: Allow, request: AccessRequest, now: float) 
     verdict = may(other, principal, request, "invoke", now)
     shadowed = allow.shadowed
     if not isinstance(verdict, Granted):
-        if not _is_shadowed(verdict, other):
+        if not is_shadowed(verdict, other):
             return refusal
-        shadowed += (_as_deny(verdict),)
+        shadowed += (as_deny(verdict),)
     if not takes_body(other, request):
         return refusal
     released: Principal | Refusal | None = yield Ready(other, principal, request)
@@ -160,19 +149,40 @@ def judge_again(request: AccessRequest, place: Place, now: float) -> Generator[N
     """Questions 2 and 3 of a request that was held: a token may have expired, a policy changed meanwhile."""
     principal = yield Identify(place, request)
     if isinstance(principal, Principal) and (principal.is_by_cookie or principal.only_function is not None):
-        principal = _confined(principal, place, request)
+        principal = confined(principal, place, request)
     if not isinstance(principal, Principal):
-        refused = _refused(principal, place)
-        if not _is_unidentified(refused, place):
-            return refused
+        refusal = refused(principal, place)
+        if not is_unidentified(refusal, place):
+            return refusal
         principal = anonymous()
     verdict = may(place, principal, request, "invoke", now)
-    if isinstance(verdict, Granted) or _is_shadowed(verdict, place):
+    if isinstance(verdict, Granted) or is_shadowed(verdict, place):
         return principal
-    return _session_over(verdict) if principal.is_session_over else verdict
+    return session_over(verdict) if principal.is_session_over else verdict
 
 
-def _confined(principal: Principal, place: Place, request: AccessRequest) -> Principal | Refusal:
+def too_large(place: Place) -> Deny:
+    """The body is longer than the function takes."""
+    return Deny(
+        Reason.BODY_TOO_LARGE,
+        f"the function takes at most {place.spec.max_body_bytes} bytes",
+        tenant=place.tenant.name,
+    )
+
+
+def rate_limited(place: Place, check: Check, spent: Spent) -> Deny:
+    """``check`` is the one that kept the request's rates from being spent."""
+    return Deny(
+        Reason.RATE_LIMITED,
+        detail=f"limit {check.id!r} is used up",
+        rule=check.ref,
+        retry_after_s=spent.retry_after_s,
+        limits=spent.states,
+        tenant=place.tenant.name,
+    )
+
+
+def confined(principal: Principal, place: Place, request: AccessRequest) -> Principal | Refusal:
     """What a credential is good for beyond whom it names: a session for our own pages, a token for one function."""
     if principal.only_function is not None and principal.only_function != place.function:
         return Challenge(
@@ -184,14 +194,14 @@ def _confined(principal: Principal, place: Place, request: AccessRequest) -> Pri
     return principal
 
 
-def _session_over(refusal: Refusal) -> Refusal:
+def session_over(refusal: Refusal) -> Refusal:
     """A browser that brought an ended session is told so, instead of that it brought nothing."""
     if refusal.reason is Reason.CREDENTIAL_MISSING:
         return replace(refusal, reason=Reason.SESSION_EXPIRED, detail="the session is over; log in again")
     return refusal
 
 
-def _is_unidentified(refused: Refusal, place: Place) -> bool:
+def is_unidentified(refused: Refusal, place: Place) -> bool:
     """
     Whether ``shadow: [identity]`` lets the bearer of a bad credential through, as nobody and without identity fields.
 
@@ -201,7 +211,7 @@ def _is_unidentified(refused: Refusal, place: Place) -> bool:
     return "identity" in place.tenant.shadow and isinstance(refused, Challenge)
 
 
-def _is_shadowed(verdict: Refusal, place: Place) -> bool:
+def is_shadowed(verdict: Refusal, place: Place) -> bool:
     """
     Whether shadow mode lets this refusal of question 3 through.
 
@@ -213,11 +223,11 @@ def _is_shadowed(verdict: Refusal, place: Place) -> bool:
     return "policy" in shadow and (isinstance(verdict, Deny) or "identity" in shadow)
 
 
-def _as_deny(verdict: Refusal) -> Deny:
+def as_deny(verdict: Refusal) -> Deny:
     return verdict if isinstance(verdict, Deny) else Deny(verdict.reason, verdict.detail, tenant=verdict.tenant)
 
 
-def _refused(answer: object, place: Place) -> Refusal:
+def refused(answer: object, place: Place) -> Refusal:
     """
     The refusal of question 2, with the tenant it is for: who judges tokens says what is wrong with them and no more.
 
