@@ -1,5 +1,6 @@
 """
-``portero demo``: everything embedded, to try in a terminal; and the small commands that talk to a running demo.
+``portero demo``: everything embedded, to try in a terminal; the small commands that talk to a running demo; and parts
+of it by themselves, for who has a Portero or a Kong already.
 
 Exit status: 0 done (a tour: every promise kept), 1 what was asked could not be done, 2 asked wrongly.
 """
@@ -14,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -112,6 +114,73 @@ def sleep(function: str, tenant: str | None) -> None:
     _ask("/sleep", {"function": function, "tenant": tenant})
     where = f"of {tenant}" if tenant else "of every tenant"
     click.echo(f"{function} {where} sleeps: the next request wakes it")
+
+
+@demo.command(
+    epilog="""\b
+Examples:
+  portero demo secrets ./demo
+  portero demo platform --credentials ./demo/secrets/platform/faas-admin
+  portero demo platform --listen 0.0.0.0:8080 --idle 60 \\
+      --credentials ./demo/secrets/platform/faas-admin"""
+)
+@click.option("--listen", type=HostPort(), default="127.0.0.1:8080", show_default=True, help="Where it listens.")
+@click.option(
+    "--credentials",
+    required=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="File with user:password of its API, as Portero reads it: SECRETS/platform/faas-admin.",
+)
+@click.option(
+    "--idle",
+    type=click.FloatRange(0, 86_400, min_open=True),
+    metavar="SECONDS",
+    default=300.0,
+    show_default=True,
+    help="Without a request a function sleeps after so long.",
+)
+@click.option(
+    "--start-delay",
+    type=click.FloatRange(0, 15),
+    metavar="SECONDS",
+    default=1.0,
+    show_default=True,
+    help="What waking takes beyond starting a process.",
+)
+def platform(listen: Address, credentials: Path, idle: float, start_delay: float) -> None:
+    """
+    Run only a functions platform, with the example's functions.
+
+    It speaks OpenFaaS's API and, as OpenFaaS, takes every request for a function from everybody: put Portero in front
+    of it, and let nobody else reach it. Ctrl-C ends it and its functions.
+    """
+    from authproxy.demo.standin import run_platform  # noqa: PLC0415 - as `_run`
+
+    console = Console(highlight=False, soft_wrap=True)
+
+    async def serve() -> int:
+        await run_platform(listen, credentials, console, start_delay_s=start_delay, idle_s=idle)
+        return 0
+
+    sys.exit(_run(serve()))
+
+
+@demo.command(epilog="Example: portero demo secrets ./demo")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+def secrets(folder: Path) -> None:
+    """
+    Make DIR with the secrets that the example's policies name.
+
+    In DIR are secrets (portero serve --secrets), own-keys (portero serve --keys) and keys, the private ones of the
+    service accounts (portero token issue --account). A DIR that is there is left as it is.
+    """
+    from authproxy.demo.standin import make_secrets  # noqa: PLC0415 - as `_run`
+
+    if make_secrets(folder):
+        click.echo(f"{folder}: secrets and own-keys for Portero, keys for the service accounts")
+    else:
+        click.echo(f"{folder} is there already, and was left as it is")
 
 
 def _ask(path: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import secrets
 import time
 import uuid
 from base64 import urlsafe_b64encode
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -78,9 +79,6 @@ class DemoFiles:
         """The private key, as ``portero token issue --account`` takes it."""
         return self.folder / "keys" / tenant / f"{account}.key.pem"
 
-    def answers(self, namespace: str) -> Path:
-        return self.folder / "answers" / f"{namespace}.jsonl"
-
     def account_token(self, tenant: str, account: str, ttl_s: int) -> str:
         """
         A service account's own token, signed with its own key.
@@ -129,8 +127,6 @@ def prepare(folder: Path, *, issuer: str, platform_url: str, platform_password: 
     replaced = dict.fromkeys((ISSUER_IN_EXAMPLE, BACKEND_IN_EXAMPLE), 0)
     policies = folder / "policies"
     policies.mkdir(mode=0o700)
-    tenants: dict[str, Any] = {}
-    platform: dict[str, Any] = {}
     for file in sorted(example.glob("*.yaml")):
         text = file.read_text(encoding="utf-8")
         for placeholder, address in ((ISSUER_IN_EXAMPLE, issuer), (BACKEND_IN_EXAMPLE, platform_url)):
@@ -139,14 +135,18 @@ def prepare(folder: Path, *, issuer: str, platform_url: str, platform_password: 
         # An editor that reads the first line completes from the real schema, also in the copy.
         text = text.replace(SCHEMA_IN_EXAMPLE, f"$schema={example.parents[1].as_uri()}/")
         (policies / file.name).write_text(text, encoding="utf-8")
-        document = yaml.safe_load(text)
-        if file.name == "platform.yaml":
-            platform = document
-        elif not file.stem.endswith("_test"):
-            tenants[document["tenant"]] = document
     if missing := [placeholder for placeholder, count in replaced.items() if not count]:
         raise PorteroError(f"{example}: the example does not say {' nor '.join(missing)} any more")
+    files = prepare_secrets(folder, platform_password=platform_password, client_secret=client_secret)
+    write_answers(folder / "answers", files.namespaces.values())
+    return files
 
+
+def prepare_secrets(folder: Path, *, platform_password: str, client_secret: str) -> DemoFiles:
+    """What the example's policies name, and Portero's own keys; arguments as of ``prepare``."""
+    documents = {file.stem: yaml.safe_load(file.read_text(encoding="utf-8")) for file in _example_documents()}
+    platform = documents.pop("platform")
+    tenants: dict[str, Any] = {document["tenant"]: document for document in documents.values()}
     files = DemoFiles(
         folder,
         {name: said["namespace"] for name, said in platform["tenants"].items()},
@@ -159,8 +159,12 @@ def prepare(folder: Path, *, issuer: str, platform_url: str, platform_password: 
             if name := provider.get("login", {}).get("client_secret"):
                 _write(files.secrets / tenant / name, f"{client_secret}\n".encode())
     _write_own_keys(files)
-    _write_answers(files)
     return files
+
+
+def _example_documents() -> list[Path]:
+    """The policies without their tests."""
+    return [file for file in sorted(example_folder().glob("*.yaml")) if not file.stem.endswith("_test")]
 
 
 def namespaces_of_example() -> dict[str, tuple[str, ...]]:
@@ -190,14 +194,17 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-def _write_answers(files: DemoFiles) -> None:
-    for namespace in files.namespaces.values():
+def write_answers(folder: Path, namespaces: Iterable[str]) -> dict[str, Path]:
+    """Namespace -> file of answers in ``folder``, with those that are there before anybody has answered."""
+    written = {namespace: folder / f"{namespace}.jsonl" for namespace in namespaces}
+    for namespace, file in written.items():
         now = time.time()
         lines = (
             json.dumps({"country": country, "score": score, "comment": "", "at": now})
             for country, score in FIRST_ANSWERS.get(namespace, ())
         )
-        _write(files.answers(namespace), "".join(f"{line}\n" for line in lines).encode())
+        _write(file, "".join(f"{line}\n" for line in lines).encode())
+    return written
 
 
 def _write(file: Path, content: bytes) -> None:

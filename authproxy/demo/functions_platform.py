@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 class FunctionsPlatform:
     """
-    The platform on a free port of loopback; ``functions`` maps namespace -> function names.
+    The platform on an address, or on a free port of loopback; ``functions`` maps namespace -> function names.
 
     ``environment`` gives the variables of a namespace's functions. ``start_delay_s`` comes on top of what starting a
     process takes; ``idle_s`` seconds without a request scale a function to zero, None never does.
@@ -58,6 +58,7 @@ class FunctionsPlatform:
         environment: Mapping[str, Mapping[str, str]] | None = None,
         start_delay_s: float = 1.0,
         idle_s: float | None = 300.0,
+        listen: tuple[str, int] = ("127.0.0.1", 0),
     ) -> None:
         self.url = ""
         self.functions: dict[tuple[str, str], Function] = {}
@@ -66,12 +67,17 @@ class FunctionsPlatform:
         self._credentials = b"Basic " + b64encode(f"{user}:{password}".encode())
         self._start_delay_s = start_delay_s
         self._idle_s = idle_s
+        self._listen = listen
         self._session: aiohttp.ClientSession | None = None
         self._runner: web.ServerRunner | None = None
         self._idler: asyncio.Task[None] | None = None
 
     async def start(self, replicas: int = 1) -> None:
-        """Listen, and start ``replicas`` of every function; ``settled`` says when they are ready."""
+        """
+        Listen, and start ``replicas`` of every function; ``settled`` says when they are ready.
+
+        Raises: OSError when the address cannot be listened on; ``stop`` ends what was started.
+        """
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, force_close=False),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -91,9 +97,9 @@ class FunctionsPlatform:
         server = web.Server(self._serve, handler_cancellation=True, auto_decompress=False, access_log=None)
         self._runner = web.ServerRunner(server, shutdown_timeout=1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        await web.TCPSite(self._runner, *self._listen).start()
         host, port = self._runner.addresses[0][:2]
-        self.url = f"http://{host}:{port}"
+        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         if self._idle_s is not None:
             self._idler = asyncio.create_task(self._scale_idle_to_zero(self._idle_s))
 
