@@ -5,7 +5,8 @@ Each turn of a handler happens on the gate's loop, in the one background thread;
 thread, with the object that the server gave it. What the stock server does wrong and a plugin can mend is mended here:
 
 - an exception is a 500 problem document, never the silence that lets a request through after 60 seconds;
-- a wait is broken by a cheap call before Kong's read timeout;
+- a wait is broken by a cheap call before Kong's read timeout, and before the first call at once: until then all other
+  events of the plugin wait;
 - ``exit`` is the last thing called and never the first: an event whose first call it is stays in memory for ever;
   a greenlet ends with it, instead of waiting for somebody to take its result.
 
@@ -34,6 +35,8 @@ __all__ = ["SILENCE_S", "run", "set_process"]
 
 SILENCE_S: Final = 15.0
 """Longest silence towards Kong, which gives up a plugin after 60 s by default (nginx_http_lua_socket_read_timeout)."""
+_FIRST_SILENCE_S: Final = 0.05
+"""Until the first call: so long the stock server lets no other event of the plugin begin."""
 _STILL_HERE: Final = Call("kong.node.get_id")
 """Costs Kong nothing, and is allowed in every phase."""
 _INTEGERS: Final = range(-(2**63), 2**64)
@@ -75,18 +78,17 @@ def _answer(plugin: Plugin, pdk: _Pdk) -> Exit | None:
     turns = _Turns(plugin, front, loop, seat)
     turns.resume(None)
     while True:
-        step = seat.take(SILENCE_S)
-        if type(step) is Call:
+        step = seat.take(SILENCE_S if pdk.has_called else _FIRST_SILENCE_S)
+        if type(step) is Call or step is SILENCE:
             try:
-                result = pdk.call(step)
+                result = pdk.call(step if type(step) is Call else _STILL_HERE)
             except BaseException:
                 turns.close()
                 raise
-            turns.resume(result)
-        elif step is SILENCE:
-            if not behind.is_alive():
+            if step is not SILENCE:
+                turns.resume(result)
+            elif not behind.is_alive():
                 raise CannotStart("the gate's loop has ended")
-            pdk.call(_STILL_HERE)
         elif type(step) is _Failed:
             raise RuntimeError("the handler failed") from step.error
         elif step is None or type(step) is Exit:
@@ -151,11 +153,11 @@ class _Turns:
 class _Pdk:
     """Kong, as the stock server hands it to a plugin: any attribute path can be called, strings come back as str."""
 
-    __slots__ = ("_has_called", "_kong")
+    __slots__ = ("_kong", "has_called")
 
     def __init__(self, kong: Any) -> None:
         self._kong = kong
-        self._has_called = False
+        self.has_called = False
 
     def call(self, call: Call) -> Any:
         """Raises: TypeError, ValueError for what MessagePack cannot say: the server would wait for ever."""
@@ -163,7 +165,7 @@ class _Pdk:
         for name in call.method.split(".")[1:]:
             target = getattr(target, name)
         arguments = [_sent(argument) for argument in call.args]
-        self._has_called = True
+        self.has_called = True
         result = target(*arguments)
         if type(result) is tuple:  # the server's "lua style", its default: (value, error), and the latter never comes
             result = result[0]
@@ -171,7 +173,7 @@ class _Pdk:
 
     def exit(self, ending: Exit) -> None:
         """The last call of an event."""
-        if not self._has_called:
+        if not self.has_called:
             self.call(_STILL_HERE)
         self.call(Call("kong.response.exit", (ending.status, ending.body, dict(ending.fields))))
         gevent: Any = sys.modules.get("gevent")

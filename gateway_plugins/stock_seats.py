@@ -61,7 +61,7 @@ class GreenletSeat:
     much). Only once the loop has said that it waits itself does the greenlet leave the hub to others.
     """
 
-    __slots__ = ("_event", "_gevent", "_has_come", "_hub_loop", "_is_slow", "_step")
+    __slots__ = ("_event", "_gevent", "_has_come", "_hub_loop", "_is_slow", "_knows", "_step")
 
     def __init__(self, gevent: Any) -> None:
         self._gevent = gevent
@@ -69,6 +69,9 @@ class GreenletSeat:
         self._has_come = threading.Lock()
         self._has_come.acquire()
         self._is_slow = False
+        """The loop waits."""
+        self._knows = False
+        """The greenlet has been told that it does."""
         self._event: Any = None
         self._step: Any = None
 
@@ -85,16 +88,22 @@ class GreenletSeat:
             self._has_come.release()
 
     def take(self, patience_s: float) -> Any:
-        if self._event is None:
+        if not self._knows:
             if not self._has_come.acquire(timeout=_BUSY_S) and not self._look_again(patience_s):
                 return SILENCE
             if not self._is_slow:
                 return self._step
-            self._event = self._gevent.event.Event()  # before the hub runs again, and so before any ``_wake``
-        if not self._event.wait(patience_s):
+            self._knows = True
+        if not self._told().wait(patience_s):
             return SILENCE
-        self._event, self._is_slow = None, False
+        self._event, self._is_slow, self._knows = None, False, False
         return self._step
+
+    def _told(self) -> Any:
+        """In the hub's thread: what the greenlet waits for, made by whoever comes first."""
+        if self._event is None:
+            self._event = self._gevent.event.Event()
+        return self._event
 
     def _look_again(self, patience_s: float) -> bool:
         until = time.monotonic() + patience_s
@@ -106,7 +115,7 @@ class GreenletSeat:
 
     def _wake(self) -> None:
         """In the hub's thread."""
-        self._event.set()
+        self._told().set()
 
 
 def seat_here() -> Seat:

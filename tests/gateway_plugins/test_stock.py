@@ -1,0 +1,509 @@
+"""Handlers on the stock server's threads and greenlets: who runs what, what is mended, what ends an event."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import gevent
+import pytest
+
+from gateway_plugins import stock
+from gateway_plugins.front import Front
+from gateway_plugins.handler import Call, Exit, Handler, Wait
+from gateway_plugins.stock_process import background
+
+FRONT = Front(cast("Any", None), cast("Any", None), None)
+GET = Call("kong.ctx.shared.get", ("portero_facts",))
+
+
+class FakeProcess:
+    starts = 0
+    fails = False
+
+    @property
+    def front(self) -> Front:
+        return FRONT
+
+    async def start(self) -> None:
+        type(self).starts += 1
+        if self.fails:
+            raise OSError("the folder of policies is gone")
+
+    async def stop(self, drain_s: float | None = None) -> None: ...
+
+
+class Kong:
+    """As ``kong_pdk`` hands it to a plugin: any path of names can be called."""
+
+    def __init__(self, results: dict[str, Any] | None = None, *, lua_style: bool = True) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.threads: set[int] = set()
+        self._results = results or {}
+        self._lua_style = lua_style
+
+    def __getattr__(self, name: str) -> _Path:
+        return _Path(self, f"kong.{name}")
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        self.calls.append((name, *arguments))
+        self.threads.add(threading.get_ident())
+        if name == "kong.response.exit":
+            return None
+        result = self._results.get(name)
+        if isinstance(result, Exception):
+            raise result
+        return (result, None) if self._lua_style else result
+
+    @property
+    def names(self) -> list[str]:
+        return [call[0] for call in self.calls]
+
+    def refusal(self) -> dict[str, Any]:
+        """The problem document that the request was refused with."""
+        name, status, body, fields = self.calls[-1]
+        assert name == "kong.response.exit"
+        assert fields["Content-Type"] == "application/problem+json"
+        document: dict[str, Any] = json.loads(body)
+        assert document["status"] == status
+        return document
+
+
+class _Path:
+    def __init__(self, kong: Kong, name: str) -> None:
+        self._kong, self._name = kong, name
+
+    def __getattr__(self, name: str) -> _Path:
+        return _Path(self._kong, f"{self._name}.{name}")
+
+    def __call__(self, *arguments: Any) -> Any:
+        return Kong.call(self._kong, self._name, *arguments)
+
+
+class Scripted:
+    """A plugin whose handler a test writes."""
+
+    def __init__(self, answer: Callable[[Front], Handler]) -> None:
+        self.answer = answer
+
+    def access(self, kong: Any) -> None:
+        stock.run(cast("Any", self), kong)
+
+
+@pytest.fixture(autouse=True)
+def process() -> Iterator[type[FakeProcess]]:
+    class Fresh(FakeProcess):
+        starts = 0
+
+    stock.set_process(Fresh)
+    yield Fresh
+    background().stop(0.0)
+
+
+def in_thread(work: Callable[[], None]) -> None:
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+
+def in_greenlet(work: Callable[[], None]) -> None:
+    """In a thread whose hub is its own, as it would be the stock server's."""
+
+    def spawn() -> None:
+        greenlet = gevent.spawn(work)
+        greenlet.join()
+        gevent.get_hub().destroy()
+
+    in_thread(spawn)
+
+
+MODES = pytest.mark.parametrize("run_in", [in_thread, in_greenlet], ids=["thread", "greenlet"])
+
+
+def run(run_in: Callable[[Callable[[], None]], None], answer: Callable[[Front], Handler], kong: Kong) -> Kong:
+    run_in(lambda: Scripted(answer).access(kong))
+    return kong
+
+
+@MODES
+def test_calls_are_made_in_the_handlers_thread_and_turns_on_the_loop(run_in: Any) -> None:
+    """Whatever the handler does between two calls happens beside the gate."""
+    turns: list[tuple[int, Front]] = []
+
+    def answer(front: Front) -> Handler:
+        turns.append((threading.get_ident(), front))
+        yield GET
+        asyncio.get_running_loop()
+        turns.append((threading.get_ident(), front))
+        return None
+
+    kong = run(run_in, answer, Kong())
+    assert kong.calls == [("kong.ctx.shared.get", "portero_facts")]
+    assert len({thread for thread, _ in turns}) == 1
+    assert turns[0][0] not in kong.threads | {threading.get_ident()}
+    assert all(front is FRONT for _, front in turns)
+
+
+@MODES
+@pytest.mark.parametrize("lua_style", [True, False], ids=["lua style", "python style"])
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [
+        ("ü", b"\xc3\xbc"),
+        ("\udcff", b"\xff"),
+        (b"\xff", b"\xff"),
+        ({"a": ["b", {"c": None}], 1: 2.5}, {b"a": [b"b", {b"c": None}], 1: 2.5}),
+        (None, None),
+        (True, True),
+        ([], []),
+    ],
+    ids=["text", "not utf-8", "bytes", "nested", "nil", "boolean", "empty"],
+)
+def test_strings_come_back_as_bytes(run_in: Any, lua_style: bool, result: Any, expected: Any) -> None:
+    """As on our own server, which decodes nothing."""
+    got: list[Any] = []
+
+    def answer(_front: Front) -> Handler:
+        got.append((yield GET))
+        return None
+
+    run(run_in, answer, Kong({"kong.ctx.shared.get": result}, lua_style=lua_style))
+    assert got == [expected]
+    assert type(got[0]) is type(expected)
+
+
+@MODES
+def test_exit_is_the_last_call(run_in: Any) -> None:
+    """Nothing follows it, and a field that stands twice is a list."""
+
+    def answer(_front: Front) -> Handler:
+        yield GET
+        return Exit(403, {"A": "b", "C": ["d", "e"]}, b"no\xff")
+
+    kong = run(run_in, answer, Kong())
+    assert kong.calls[1:] == [("kong.response.exit", 403, b"no\xff", {"A": "b", "C": ["d", "e"]})]
+
+
+@MODES
+def test_exit_is_never_the_first_call(run_in: Any) -> None:
+    """The stock server keeps for ever what it knows of an event whose first call ends it."""
+
+    def answer(_front: Front) -> Handler:
+        return Exit(403, {}, b"")
+        yield GET
+
+    assert run(run_in, answer, Kong()).names == ["kong.node.get_id", "kong.response.exit"]
+
+
+def test_a_greenlet_ends_with_exit() -> None:
+    """The stock server would have it wait for ever for somebody who takes its result."""
+    after: list[str] = []
+
+    def answer(_front: Front) -> Handler:
+        yield GET
+        return Exit(403, {}, b"")
+
+    def work() -> None:
+        Scripted(answer).access(Kong())
+        after.append("ran on")
+
+    in_greenlet(work)
+    assert after == []
+    in_thread(work)
+    assert after == ["ran on"]
+
+
+def _before(_front: Front) -> Handler:
+    raise RuntimeError("a secret")
+    yield GET
+
+
+def _after(_front: Front) -> Handler:
+    yield GET
+    raise RuntimeError("a secret")
+
+
+async def _breaks() -> None:
+    await asyncio.sleep(0)
+    raise RuntimeError("a secret")
+
+
+def _waiting(_front: Front) -> Handler:
+    yield Wait(_breaks())
+    return None
+
+
+async def _cancelled() -> None:
+    raise asyncio.CancelledError
+
+
+def _cancelled_wait(_front: Front) -> Handler:
+    yield Wait(_cancelled())
+    return None
+
+
+def _nonsense(_front: Front) -> Handler:
+    yield cast("Any", "a secret")
+    return None
+
+
+def _nothing_to_await(_front: Front) -> Handler:
+    yield Wait(cast("Any", "a secret"))
+    return None
+
+
+def _no_exit(_front: Front) -> Handler:
+    yield GET
+    return cast("Exit", {"verdict": "allow"})
+
+
+def _unsayable(_front: Front) -> Handler:
+    yield Call("kong.ctx.shared.set", ("x", {"a": [object()]}))
+    return None
+
+
+def _too_large(_front: Front) -> Handler:
+    yield Call("kong.ctx.shared.set", ("x", 2**64))
+    return None
+
+
+def _exits_python(_front: Front) -> Handler:
+    yield GET
+    raise SystemExit
+
+
+@MODES
+@pytest.mark.parametrize(
+    "answer",
+    [
+        _before,
+        _after,
+        _waiting,
+        _cancelled_wait,
+        _nonsense,
+        _nothing_to_await,
+        _no_exit,
+        _unsayable,
+        _too_large,
+        _exits_python,
+    ],
+    ids=lambda answer: answer.__name__.strip("_"),
+)
+def test_whatever_breaks_is_a_refusal(run_in: Any, answer: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """500 with a problem document and no word of the exception; never silence. The log says what it was."""
+    kong = run(run_in, answer, Kong())
+    document = kong.refusal()
+    assert (document["status"], document["reason"]) == (500, "internal-error")
+    assert "secret" not in str(kong.calls)
+    assert kong.names[-2:] in (
+        ["kong.ctx.shared.get", "kong.response.exit"],
+        ["kong.node.get_id", "kong.response.exit"],
+    )
+    assert "a plugin failed" in "".join(capsys.readouterr())
+
+
+@MODES
+def test_a_call_that_fails_is_a_refusal_and_closes_the_handler(run_in: Any) -> None:
+    """What the handler holds is given back."""
+    is_closed = threading.Event()
+
+    def answer(_front: Front) -> Handler:
+        try:
+            yield GET
+        finally:
+            is_closed.set()
+        return None
+
+    kong = run(run_in, answer, Kong({"kong.ctx.shared.get": ConnectionError("gone")}))
+    assert kong.refusal()["status"] == 500
+    assert is_closed.wait(2)
+
+
+@MODES
+def test_what_is_waited_for_is_sent_back(run_in: Any) -> None:
+    """Results and exceptions of the loop's own, several in a row, between calls."""
+    got: list[Any] = []
+
+    async def soon(value: str) -> str:
+        await asyncio.sleep(0.002)
+        return value
+
+    def answer(_front: Front) -> Handler:
+        got.append((yield Wait(soon("a"))))
+        got.append((yield GET))
+        got.append((yield Wait(soon("b"))))
+        got.append((yield Wait(soon("c"))))
+        try:
+            yield Wait(_breaks())
+        except RuntimeError as error:
+            got.append(str(error))
+        got.append((yield GET))
+        return None
+
+    run(run_in, answer, Kong({"kong.ctx.shared.get": "x"}))
+    assert got == ["a", b"x", "b", "c", "a secret", b"x"]
+
+
+@MODES
+def test_a_long_wait_is_broken_by_a_cheap_call(run_in: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kong gives up a plugin that is silent, and lets the request through."""
+    monkeypatch.setattr(stock, "SILENCE_S", 0.03)
+    got: list[Any] = []
+
+    def answer(_front: Front) -> Handler:
+        yield GET
+        got.append((yield Wait(asyncio.sleep(0.1, "slept"))))
+        return Exit(200, {}, b"")
+
+    monkeypatch.setattr(stock, "_FIRST_SILENCE_S", 5.0)
+    names = run(run_in, answer, Kong()).names
+    assert (names[0], names[-1]) == ("kong.ctx.shared.get", "kong.response.exit")
+    assert set(names[1:-1]) == {"kong.node.get_id"}
+    assert 1 <= len(names) - 2 <= 4
+    assert got == ["slept"]
+
+
+@MODES
+def test_the_first_call_comes_soon(run_in: Any) -> None:
+    """Until then the stock server begins no other event of the plugin."""
+
+    def answer(_front: Front) -> Handler:
+        yield Wait(asyncio.sleep(0.15))
+        yield GET
+        return None
+
+    assert run(run_in, answer, Kong()).names == ["kong.node.get_id", "kong.ctx.shared.get"]
+
+
+def test_a_wait_does_not_hold_up_other_greenlets() -> None:
+    """Ten that wait take as long as one: the hub is left to the others."""
+
+    def answer(_front: Front) -> Handler:
+        yield GET
+        yield Wait(asyncio.sleep(0.1))
+        return None
+
+    took: list[float] = []
+
+    def work() -> None:
+        began = time.monotonic()
+        gevent.joinall([gevent.spawn(Scripted(answer).access, Kong()) for _ in range(10)])
+        took.append(time.monotonic() - began)
+
+    in_greenlet(work)
+    assert 0.1 <= took[0] < 0.6
+
+
+def test_a_busy_loop_does_not_stop_the_hub() -> None:
+    """Something long on the loop: greenlets that do not need it go on."""
+    ticks: list[float] = []
+
+    def answer(_front: Front) -> Handler:
+        time.sleep(0.3)
+        yield GET
+        return None
+
+    def tick() -> None:
+        while len(ticks) < 5:
+            gevent.sleep(0.02)
+            ticks.append(time.monotonic())
+
+    kong, ended = Kong(), []
+
+    def work() -> None:
+        both = [gevent.spawn(Scripted(answer).access, kong), gevent.spawn(tick)]
+        gevent.joinall(both)
+        ended.append(time.monotonic())
+
+    in_greenlet(work)
+    assert kong.names[-1] == "kong.ctx.shared.get"
+    assert ticks[-1] < ended[0]
+
+
+@MODES
+@pytest.mark.parametrize("silence_s", [0.005, 15.0], ids=["calls meanwhile", "no call"])
+def test_a_loop_that_is_busy_and_then_waits_shortly(
+    run_in: Any, silence_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the handler has heard of the wait when it is over, or not: each result comes once, and in its turn."""
+    monkeypatch.setattr(stock, "SILENCE_S", silence_s)
+    got: list[Any] = []
+
+    def answer(_front: Front) -> Handler:
+        for number in range(3):
+            yield GET
+            time.sleep(0.04)
+            got.append((yield Wait(asyncio.sleep(0, number))))
+            got.append((yield Wait(asyncio.sleep(0.02, number))))
+        return None
+
+    kong = run(run_in, answer, Kong())
+    assert got == [0, 0, 1, 1, 2, 2]
+    assert kong.names.count("kong.ctx.shared.get") == 3
+
+
+def test_the_process_is_started_once(process: type[FakeProcess]) -> None:
+    """By the first event, however many come at once."""
+
+    def answer(_front: Front) -> Handler:
+        yield GET
+        return None
+
+    kongs = [Kong() for _ in range(16)]
+    threads = [threading.Thread(target=Scripted(answer).access, args=(kong,)) for kong in kongs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert process.starts == 1
+    assert all(kong.names == ["kong.ctx.shared.get"] for kong in kongs)
+
+
+def test_a_process_that_cannot_start_is_a_refusal(process: type[FakeProcess], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tried again after a while, and not by every request."""
+    process.fails = True
+
+    def answer(_front: Front) -> Handler:
+        yield GET
+        return None
+
+    for _ in range(5):
+        kong = run(in_thread, answer, Kong())
+        assert kong.refusal()["status"] == 500
+        assert kong.names == ["kong.node.get_id", "kong.response.exit"]
+    assert process.starts == 1
+    process.fails = False
+    monkeypatch.setattr(background(), "_failed_at", float("-inf"))
+    assert run(in_thread, answer, Kong()).names == ["kong.ctx.shared.get"]
+
+
+def test_a_process_that_was_stopped_refuses() -> None:
+    """What waits then is refused as well; nothing hangs."""
+    kong, is_waiting = Kong(), threading.Event()
+
+    async def for_ever() -> None:
+        is_waiting.set()
+        await asyncio.Event().wait()
+
+    def answer(_front: Front) -> Handler:
+        yield GET
+        yield Wait(for_ever())
+        return None
+
+    waiting = threading.Thread(target=Scripted(answer).access, args=(kong,))
+    waiting.start()
+    assert is_waiting.wait(2)
+    background().stop(0.0)
+    waiting.join(2)
+    assert kong.refusal()["status"] == 500
+    assert run(in_thread, answer, Kong()).refusal()["status"] == 500
+
+
+def test_patched_threads_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gevent's patches would run the event loop in the hub, which then serves nothing else."""
+    monkeypatch.setattr("gevent.monkey.is_module_patched", lambda name: name == "threading")
+    assert run(in_thread, _after, Kong()).refusal()["status"] == 500
