@@ -1,0 +1,89 @@
+"""
+The composition before Kong: the plugin server, the gate it asks, and the internal listener, in one process.
+
+Kong asks the plugin server about every request; what a function can take at once leaves from Kong. Everything else
+(held, counted while it runs, answered later, Portero's own pages) Kong sends to the internal listener, with a pass
+under which the judged request waits here. Nothing is decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from authproxy.app import App, bound
+from authproxy.edges.internal import InternalJudge
+from authproxy.edges.judge import Judge
+from authproxy.edges.public import PublicEdge
+from authproxy.edges.tls import TlsFiles
+from authproxy.gate.build import Parts
+from authproxy.gate.passes import Passes
+from authproxy.settings import Settings
+from gateway_plugins.front import Front
+from gateway_plugins.server import PluginServer
+
+
+class KongApp(App):
+    """
+    One Portero process behind Kong.
+
+    Args:
+        settings: ``listen`` and the listener's certificate are of no use here.
+        names: of the plugins that are served; None: all.
+        has_sockets: False: no plugin server is opened, for who runs the plugins by other means (``stock.py``).
+    """
+
+    edge: ClassVar[str] = "kong"
+
+    def __init__(self, settings: Settings, names: Sequence[str] | None = None, *, has_sockets: bool = True) -> None:
+        super().__init__(settings)
+        self._names = names
+        self._has_sockets = has_sockets
+        self._passes: Passes | None = None
+        self._front: Front | None = None
+        self._server: PluginServer | None = None
+
+    @property
+    def front(self) -> Front:
+        """What plugins need of the process, while it runs. Raises: RuntimeError before ``start``."""
+        if self._front is None:
+            raise RuntimeError("the app does not run")
+        return self._front
+
+    @property
+    def sockets(self) -> Path:
+        """The folder of the plugins' sockets."""
+        return self._settings.kong_sockets
+
+    def _judge(self, parts: Parts) -> Judge:
+        self._passes = Passes(parts.gate)
+        return InternalJudge(parts.gate, self._passes)
+
+    async def _listen(self, edge: PublicEdge, tls: TlsFiles | None) -> tuple[str, int]:  # noqa: ARG002 (Kong has it)
+        settings, parts, passes = self._settings, self.parts, self._passes
+        if passes is None:
+            raise RuntimeError("the judge is made before the listener")
+        host, port = await bound("internal", settings.internal, edge.start(*settings.internal))
+        self._front = Front(parts.gate, passes, (settings.internal_name or host, port))
+        if self._has_sockets:
+            self._server = PluginServer(
+                self._front,
+                folder=settings.kong_sockets,
+                names=self._names,
+                socket_mode=int(settings.kong_socket_mode, 8),
+                metrics=parts.metrics,
+            )
+            await self._server.start()
+        return host, port
+
+    async def stop(self, drain_s: float | None = None) -> None:
+        """Refuse what Kong asks from now on, then drain as any Portero; idempotent."""
+        server, self._server = self._server, None
+        if server is not None:
+            self.parts.gate.drain()
+            await server.stop(self._settings.drain if drain_s is None else drain_s)
+        passes, self._passes = self._passes, None
+        if passes is not None:
+            await passes.close()
+        await super().stop(drain_s)
