@@ -10,7 +10,11 @@ request carries besides (``edges/internal.py``) and how it is sent (``gateway_pl
 What waits is still within reach of what happens meanwhile: a request that may leave stands in the registry of live
 exchanges and ends when that cuts it; all others are asked about again by the gate before they leave.
 
-All calls come from the gate's event loop. Source: RFC 2104 (HMAC), RFC 4648 section 5 (base64url).
+All calls come from the gate's event loop.
+
+Longer than other modules: who may have what waits, and that what waits ends once, are two sides of one book.
+
+Source: RFC 2104 (HMAC), RFC 4648 section 5 (base64url).
 """
 
 from __future__ import annotations
@@ -51,6 +55,7 @@ _SIGNED_BYTES: Final = _NONCE_BYTES + _EXPIRY_BYTES
 _TOKEN: Final = re.compile(rb"[A-Za-z0-9_-]{72}")
 """54 bytes are 72 characters without any to spare: a pass has one spelling."""
 _PLUS_SLASH: Final = bytes.maketrans(b"-_", b"+/")
+_URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 
 _GONE: Final = Deny(Reason.CLIENT_GONE)
 _MISUSED: Final = Deny(Reason.PASS_INVALID)
@@ -85,7 +90,7 @@ class _Waiting:
         self.tenant = tenant
         self.bound = _joined(tenant, function, subject)
         """What the pass says that its request does not."""
-        self.size = _size(_request_of(verdict))
+        self.size = _size(verdict.request)
 
 
 class Passes:
@@ -145,7 +150,7 @@ class Passes:
             return None
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._ttl_s, self._expired)
-        request = _request_of(verdict)
+        request = verdict.request
         nonce = secrets.token_bytes(_NONCE_BYTES)
         signed = nonce + math.ceil(waiting.expires_at * 1000).to_bytes(_EXPIRY_BYTES, "big")
         mac = self._mac(signed, waiting, request.method, request.authority.encode("ascii"), target_of(request))
@@ -295,9 +300,6 @@ class Passes:
             self._timer = asyncio.get_running_loop().call_later(left_s, self._expired)
 
 
-_URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
-
-
 def target_of(request: AccessRequest) -> bytes:
     """The target, origin-form, that a request is sent to the internal listener with: canonical path, its own query."""
     path, query = request.target.path, request.target.query
@@ -331,11 +333,6 @@ def _principal_of(undecided: Undecided) -> Principal | None:
     return need.principal if isinstance(need, Ready) else undecided.case.principal
 
 
-def _request_of(verdict: Passable) -> AccessRequest:
-    """Raises: RuntimeError for a page or a deferred request that no gate made."""
-    return verdict.request
-
-
 def _size(request: AccessRequest) -> int:
     """Bytes, roughly: the head stands in it as it came, as read, and as it will leave."""
     head = len(request.forward_block) + len(request.cookie or b"") + len(request.authorization or b"")
@@ -361,8 +358,8 @@ def _ended_by(passed: Passed) -> Refusal | None:
 
 def _is_fair(more: int, mine: int, everybodys: int, most: int) -> bool:
     """
-    Whether a tenant that has ``mine`` of ``everybodys`` may have ``more``: half of what the others leave of ``most``, or
-    a first one.
+    Whether a tenant that has ``mine`` of ``everybodys`` may have ``more``: half of what the others leave of ``most``,
+    or a first one.
     """
     left = most - (everybodys - mine)
     return 2 * (mine + more) <= left or (not mine and more <= left)
