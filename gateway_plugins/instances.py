@@ -14,9 +14,10 @@ import secrets
 import time
 from collections.abc import Collection, Mapping
 from itertools import count
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from gateway_plugins.handler import Plugin
+from gateway_plugins.plugins import PluginModule
 
 MAX_INSTANCES: Final = 10_000
 """Of one plugin: workers of Kong times plugin entities."""
@@ -27,16 +28,6 @@ _FIRST_ID_BITS: Final = 48
 def new_ids() -> count[int]:
     """Ids of one process, which none of another process' equals but by a chance of 2**-48 each."""
     return count(secrets.randbits(_FIRST_ID_BITS) + 1)
-
-
-class PluginModule(Protocol):
-    """A module of ``gateway_plugins`` that Kong knows as a plugin."""
-
-    name: str
-    version: str
-    priority: int
-    Schema: Any
-    Plugin: type[Plugin]
 
 
 class NoInstance(LookupError):
@@ -67,7 +58,7 @@ class Instance:
 class Instances:
     """Those of one plugin."""
 
-    def __init__(self, module: PluginModule, *, ids: count[int], at_most: int = MAX_INSTANCES) -> None:
+    def __init__(self, module: PluginModule, *, ids: count[int], at_most: int) -> None:
         self._module = module
         self._ids = ids
         self._at_most = at_most

@@ -73,14 +73,10 @@ class Connections:
 
     Args:
         at_most: beyond it a new one is closed at once.
-        max_message_bytes: a longer message closes its connection.
         silent_s: how long a message may be half-sent, or a reply half-read.
     """
 
-    def __init__(
-        self, at_most: int = 4096, max_message_bytes: int = MAX_MESSAGE_BYTES, silent_s: float = SILENT_S
-    ) -> None:
-        self.max_message_bytes = max_message_bytes
+    def __init__(self, at_most: int = 4096, silent_s: float = SILENT_S) -> None:
         self._at_most = at_most
         self._silent_s = silent_s
         self._open: set[KongConnection] = set()
@@ -220,20 +216,19 @@ class KongConnection(asyncio.Protocol):
     def _keep(self, data: bytes) -> None:
         if self._transport is None:
             return
-        limit = self._connections.max_message_bytes
         if self._unpacker is None:
             self._unpacker = Unpacker(
                 raw=True,
                 strict_map_key=False,
                 read_size=4096,
-                max_buffer_size=limit,
+                max_buffer_size=MAX_MESSAGE_BYTES,
                 max_array_len=MAX_ITEMS,
                 max_map_len=MAX_ITEMS,
             )
             self._fed = self._size = 0
         self._fed += len(data)
         self._size += len(data)
-        if self._size > limit:
+        if self._size > MAX_MESSAGE_BYTES:
             self.abort("a message is too long")
             return
         self._unpacker.feed(data)

@@ -21,13 +21,14 @@ from authproxy.audit import get_logger
 from authproxy.metrics import Metrics
 from gateway_plugins.events import Counts, Events
 from gateway_plugins.front import Front
-from gateway_plugins.instances import PluginModule, new_ids
-from gateway_plugins.protocol import Connections, KongConnection
+from gateway_plugins.instances import MAX_INSTANCES, Instances, new_ids
+from gateway_plugins.plugins import PLUGINS, PluginModule
+from gateway_plugins.protocol import SILENT_S, Connections, KongConnection
 from gateway_plugins.service import PluginService
 from gateway_plugins.sockets import SocketFile
 
 _REFUSING_S: Final = 0.25
-"""For the last refusals to be fetched when the drain deadline has passed."""
+"""For the last refusals to be fetched when the drain deadline has passed; no more than the deadline itself."""
 
 
 class PluginServer:
@@ -43,6 +44,8 @@ class PluginServer:
         max_events: requests in plugins at once; beyond them 503 ``overloaded``.
         keepalive_s: how long Kong waits for an answer before it is given something to do; below its read timeout.
         step_timeout_s: how long Kong may work on what it was asked for.
+        silent_s: how long a message may be half-sent, or a reply half-read.
+        max_instances: of a plugin (Kong workers times plugin entities); beyond them the longest idle one is forgotten.
         plugins: by name; None: those of ``gateway_plugins.plugins``.
     """
 
@@ -57,18 +60,21 @@ class PluginServer:
         max_events: int = 10_000,
         keepalive_s: float = 15.0,
         step_timeout_s: float = 120.0,
+        silent_s: float = SILENT_S,
+        max_instances: int = MAX_INSTANCES,
         metrics: Metrics | None = None,
         plugins: Mapping[str, PluginModule] | None = None,
     ) -> None:
-        known = _all_plugins() if plugins is None else plugins
+        known = PLUGINS if plugins is None else plugins
         self._modules = {name: known[name] for name in (known if names is None else names)}
         self._front = front
         self._folder = folder
         self._socket_mode = socket_mode
         self._metrics = metrics
-        self._connections = Connections(max_connections)
+        self._connections = Connections(max_connections, silent_s)
         self._events = Events(at_most=max_events, keepalive_s=keepalive_s, step_timeout_s=step_timeout_s)
-        self._sweep_every_s = min(5.0, step_timeout_s / 8)
+        self._max_instances = max_instances
+        self._sweep_every_s = min(step_timeout_s, silent_s) / 8
         self._files: list[SocketFile] = []
         self._servers: list[asyncio.Server] = []
         self._sweeper: asyncio.TimerHandle | None = None
@@ -82,7 +88,8 @@ class PluginServer:
         ids = new_ids()
         try:
             for name, module in self._modules.items():
-                service = PluginService(module, self._front, self._events, counts=self._counts(name), ids=ids)
+                instances = Instances(module, ids=ids, at_most=self._max_instances)
+                service = PluginService(module, self._front, self._events, instances, self._counts(name))
                 file = SocketFile(self._folder / f"{name}.socket", mode=self._socket_mode)
                 self._files.append(file)
                 self._servers.append(await loop.create_unix_server(self._factory(service), sock=file.socket))
@@ -98,16 +105,17 @@ class PluginServer:
         and close. Until then the sockets answer: a refusal says more to a client than Kong's 502. Idempotent.
         """
         self._events.is_draining = True
+        refusing_s = min(_REFUSING_S, drain_s)
         until = time.monotonic() + drain_s
         while len(self._events) and time.monotonic() < until:  # noqa: ASYNC110 (polled, so that no event has to tell)
             await asyncio.sleep(0.02)
-        await self._events.close(_REFUSING_S)
+        await self._events.close(refusing_s)
         for file in self._files:
             file.remove()
         for server in self._servers:
             server.close()
         self._connections.close()
-        until = time.monotonic() + _REFUSING_S
+        until = time.monotonic() + refusing_s
         while len(self._connections) and time.monotonic() < until:  # noqa: ASYNC110 (polled, so that no event has to tell)
             await asyncio.sleep(0.01)
         self._connections.abort()
@@ -140,9 +148,3 @@ class PluginServer:
         now = time.monotonic()
         self._events.sweep(now)
         self._connections.sweep(now)
-
-
-def _all_plugins() -> Mapping[str, PluginModule]:
-    from gateway_plugins.plugins import PLUGINS  # noqa: PLC0415 (the plugins need not be importable for the server)
-
-    return PLUGINS

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from itertools import count
 from typing import Any, Final
 
 from authproxy.audit import get_logger
 from gateway_plugins.events import Counts, Events
 from gateway_plugins.front import Front
-from gateway_plugins.instances import Instances, NoInstance, PluginModule
+from gateway_plugins.instances import Instances, NoInstance
+from gateway_plugins.plugins import PluginModule
 from gateway_plugins.protocol import KongConnection, error_reply, result_reply
 
 PHASE: Final = "access"
@@ -32,12 +32,14 @@ class RpcError(Exception):
 class PluginService:
     """What is asked on one plugin's socket."""
 
-    def __init__(self, module: PluginModule, front: Front, events: Events, *, counts: Counts, ids: count[int]) -> None:
+    def __init__(
+        self, module: PluginModule, front: Front, events: Events, instances: Instances, counts: Counts
+    ) -> None:
         self._module = module
         self._front = front
         self._events = events
         self._counts = counts
-        self._instances = Instances(module, ids=ids)
+        self._instances = instances
         self._log = get_logger("kong")
         self._methods: dict[bytes, Callable[[Any, int, KongConnection], bytes | None]] = {
             b"plugin.HandleEvent": self._handle_event,
@@ -91,10 +93,13 @@ class PluginService:
             raise RpcError("StartInstance takes Name and Config") from None
         if name != self._module.name.encode() or type(config) is not bytes:
             raise RpcError(f"this is the socket of {self._module.name}")
+        instance = None
         try:
             instance = self._instances.start(config, self._events.busy())
             reply = result_reply(message_id, instance.status(self._module.name))
         except Exception as error:  # noqa: BLE001 (whatever a plugin cannot be made of)
+            if instance is not None:
+                self._instances.close(instance.id)
             self._log.error("instance-refused", plugin=self._module.name, exc_info=error)
             raise RpcError(f"{self._module.name} does not take this configuration; its log says why") from None
         self._log.info("instance-started", plugin=self._module.name, id=instance.id, kept=len(self._instances))
