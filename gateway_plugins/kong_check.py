@@ -29,16 +29,15 @@ _MAX_NODES: Final = 1_000_000
 """A thousand tenants with a hundred routes each are about as many."""
 
 
-def drift(policies: PolicySet, text: str | Sequence[str], *, chain: bool = False) -> list[str]:
+def drift(policies: PolicySet, *texts: str, chain: bool | None = None) -> list[str]:
     """
     Sentences that say what differs and what to do, sorted by entity; empty when nothing does.
 
     Args:
         policies: what should be.
-        text: the configuration as YAML or JSON, or several files that are loaded together (``--split tenant``).
-        chain: as it was rendered.
+        texts: the configuration as YAML or JSON; several files are loaded together (``--split tenant``).
+        chain: as it was rendered; None: as it looks.
     """
-    texts = [text] if isinstance(text, str) else list(text)
     actual = Entities([], [], [])
     said: list[str] = []
     for one in texts:
@@ -48,6 +47,8 @@ def drift(policies: PolicySet, text: str | Sequence[str], *, chain: bool = False
         said += [f"{flaw} Kong would not take it as it is meant." for flaw in flaws(document, tag=TAG)]
         for known, read in zip(actual, read_entities(document), strict=True):
             known.extend(read)
+    if chain is None:
+        chain = any(one.get("name") in CHAIN and _is_tagged(one) for one in actual.plugins)
     (whole,) = render(policies, chain=chain).values()
     expected = read_entities(yaml.safe_load(whole))
     said += _compare("services", "service", expected.services, actual.services)

@@ -20,9 +20,12 @@ from typing import Any, Final
 
 import yaml
 
+from gateway_plugins.render_conf import CHAIN, WHOLE, conf_lines, environment_lines, environment_text
 from gateway_plugins.render_lua import ADMIT, ANSWER, FACTS, snippet
 from gateway_plugins.render_routes import catch_all, host_groups, tenant_routes
 from policies.tables import PolicySet, TenantTable
+
+__all__ = ["CATCH_ALL", "CHAIN", "conf_lines", "environment_lines", "environment_text", "plugin_names", "render"]
 
 FORMAT_VERSION: Final = "3.0"
 """Since Kong 3.0: there only paths that begin with ``~`` are expressions."""
@@ -32,8 +35,6 @@ CONNECT_TIMEOUT_MS: Final = 1000
 """Of the dead address; a verdict brings its function's own."""
 TAG: Final = "portero"
 TENANT_TAG: Final = "portero-tenant-"
-CHAIN: Final = ("portero-tenant", "portero-rbac", "portero-ratelimit", "portero-coldstart")
-"""In the order of the questions; the last one decides where the request goes."""
 WHOLE_FILE: Final = "kong.yml"
 CATCH_ALL: Final = "portero-catch-all"
 """No tenant's service has this name: theirs begin with ``portero.``."""
@@ -84,7 +85,7 @@ def dump(services: list[dict[str, Any]]) -> str:
 
 def plugin_names(*, chain: bool = False) -> tuple[str, ...]:
     """Portero's own plugins on each service."""
-    return CHAIN if chain else ("portero",)
+    return CHAIN if chain else WHOLE
 
 
 def _service(name: str, routes: list[dict[str, Any]], tags: list[str], *, chain: bool) -> dict[str, Any]:

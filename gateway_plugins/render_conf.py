@@ -11,8 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-ALL_PLUGINS: Final = ("portero", "portero-tenant", "portero-rbac", "portero-ratelimit", "portero-coldstart")
-DEFAULT_START: Final = "/usr/local/bin/portero kong-plugin-server --settings /etc/portero/kong.toml"
+WHOLE: Final = ("portero",)
+CHAIN: Final = ("portero-tenant", "portero-rbac", "portero-ratelimit", "portero-coldstart")
+"""In the order of the questions; the last one decides where the request goes."""
+ALL_PLUGINS: Final = (*WHOLE, *CHAIN)
+DEFAULT_START: Final = "/usr/local/bin/portero kong-plugin-server --end-with-parent --settings /etc/portero/kong.toml"
 DEFAULT_QUERY: Final = "/usr/local/bin/portero kong-plugin-server --dump {name}"
 DEFAULT_CONFIG: Final = "/kong/kong.yml"
 DEFAULT_FOLDER: Final = "/usr/local/kong"
@@ -23,8 +26,9 @@ Line = tuple[str, str, str]
 
 
 def conf_lines(
-    plugins: Iterable[str] = ("portero",),
+    plugins: Iterable[str] | None = None,
     *,
+    chain: bool = False,
     declarative_config: str = DEFAULT_CONFIG,
     socket_folder: str = DEFAULT_FOLDER,
     start_cmd: str | None = DEFAULT_START,
@@ -35,7 +39,8 @@ def conf_lines(
     Lines for ``kong.conf``.
 
     Args:
-        plugins: the plugins used: ``("portero",)``, ``render.CHAIN``, or ``ALL_PLUGINS``.
+        plugins: the plugins used, the first of which starts the server; None: those of ``render`` with this ``chain``.
+        chain: the four plugins instead of ``portero``.
         declarative_config: path of the rendered file, as Kong sees it.
         socket_folder: where the plugin server's sockets are, ``<name>.socket``.
         start_cmd: what Kong starts, with an empty environment; None: the process is somebody else's to run.
@@ -43,7 +48,7 @@ def conf_lines(
         certificates: file of the authorities that functions' certificates are checked against; None: no function
             behind Kong is reached by https.
     """
-    lines = _lines(tuple(plugins), declarative_config, socket_folder, start_cmd, query_cmd, certificates)
+    lines = _lines(_used(plugins, chain=chain), declarative_config, socket_folder, start_cmd, query_cmd, certificates)
     text, said = "", ""
     for name, value, why in lines:
         if why != said:
@@ -54,8 +59,9 @@ def conf_lines(
 
 
 def environment_lines(
-    plugins: Iterable[str] = ("portero",),
+    plugins: Iterable[str] | None = None,
     *,
+    chain: bool = False,
     declarative_config: str = DEFAULT_CONFIG,
     socket_folder: str = DEFAULT_FOLDER,
     start_cmd: str | None = DEFAULT_START,
@@ -63,8 +69,19 @@ def environment_lines(
     certificates: str | None = None,
 ) -> dict[str, str]:
     """The same as variables: ``KONG_DATABASE=off`` and so on."""
-    lines = _lines(tuple(plugins), declarative_config, socket_folder, start_cmd, query_cmd, certificates)
+    lines = _lines(_used(plugins, chain=chain), declarative_config, socket_folder, start_cmd, query_cmd, certificates)
     return {f"KONG_{name.upper()}": value for name, value, _ in lines}
+
+
+def environment_text(environment: dict[str, str]) -> str:
+    """The variables as a file for ``docker run --env-file``, a line each."""
+    return "".join(f"{name}={value}\n" for name, value in environment.items())
+
+
+def _used(plugins: Iterable[str] | None, *, chain: bool) -> tuple[str, ...]:
+    if plugins is None:
+        return CHAIN if chain else WHOLE
+    return tuple(plugins)
 
 
 def _lines(

@@ -35,7 +35,7 @@ local function aim(verdict)
   if kong.service.set_timeouts then -- Kong 3.8 and later
     kong.service.set_timeouts(connect_ms, write_ms, read_ms)
   end
-  local data = ngx.ctx.balancer_data
+  local data = ngx.ctx and ngx.ctx.balancer_data
   if data then
     -- The dead address is an IP address; Kong would take a name for one too ("no host allowed") and resolve nothing.
     data.type = address_type(verdict.host)
