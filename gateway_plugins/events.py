@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from authproxy.audit import get_logger
 from authproxy.gate.names import new_request_id
@@ -31,7 +31,7 @@ _TERMINAL: Final = frozenset({_EXIT, "kong.response.error"})
 """After these Kong does not come back."""
 _KEEPALIVE: Final = {"Method": "kong.node.get_id", "Args": ()}
 """Costs Kong nothing, works in every phase, and its result is of no use."""
-_LOST: Final = Deny(Reason.POLICY_UNAVAILABLE, "the plugin server knows nothing of this request any more")
+_UNKNOWN: Final = Deny(Reason.POLICY_UNAVAILABLE, "the plugin server knows nothing of this request any more")
 """For a message about an event that is not there: an error would let the request through to its service."""
 
 Send = Callable[[Any], "Call | Wait"]
@@ -161,7 +161,7 @@ class Events:
         """What Kong has found out. ``counts`` are the asking plugin's: an event of another plugin is unknown."""
         event = self._find(counts, event_id)
         if event is None:
-            return _refusal(message_id, event_id if type(event_id) is int else 0, _LOST)
+            return _lost(message_id, event_id)
         if self._is_closed:
             counts.draining[0] += 1
             self._drop(event)
@@ -169,10 +169,6 @@ class Events:
         future = event.future
         if future is None:
             return self._run(event, event.handler.send, value, message_id, connection)
-        if event.connection is not None:
-            # Kong asks once at a time: whoever speaks here does not know the event.
-            counts.unknown[0] += 1
-            return _refusal(message_id, event.id, _LOST)
         if not future.done():
             self._hold(event, message_id, connection)
             return None
@@ -183,16 +179,17 @@ class Events:
         """Kong could not do what it was asked for."""
         event = self._find(counts, event_id)
         if event is None:
-            return _refusal(message_id, event_id if type(event_id) is int else 0, _LOST)
+            return _lost(message_id, event_id)
         self._drop(event)
         return self._failure(counts, RuntimeError("a call of Kong's PDK failed"), message_id, event.id)
 
     def _find(self, counts: Counts, event_id: Any) -> Event | None:
+        """The plugin's event that Kong is at work for. One that Kong waits for has a message outstanding already."""
         try:
             event = self._running.get(event_id)
         except TypeError:  # no number at all
             event = None
-        if event is None or event.counts is not counts:
+        if event is None or event.counts is not counts or event.connection is not None:
             counts.unknown[0] += 1
             return None
         return event
@@ -213,7 +210,7 @@ class Events:
                     if method in _TERMINAL:
                         counts.answered[0] += 1
                         self._drop(event)
-                    return cast("bytes", reply)
+                    return reply
                 if type(wish) is not Wait:
                     raise TypeError(f"a handler yields Call or Wait, not {type(wish).__name__}")  # noqa: TRY301 (one way out)
                 future = asyncio.ensure_future(wish.awaitable)
@@ -236,7 +233,7 @@ class Events:
         del self._running[event.id]
         if result is None:
             counts.allowed[0] += 1
-            return cast("bytes", pack((1, message_id, None, {"Data": "ret", "EventId": event.id})))
+            return pack((1, message_id, None, {"Data": "ret", "EventId": event.id}))
         try:
             if type(result) is not Exit:
                 raise TypeError(f"a handler returns Exit or None, not {type(result).__name__}")  # noqa: TRY301 (one way out)
@@ -354,7 +351,11 @@ def _settled(event: Event, future: asyncio.Future[Any]) -> tuple[Send, Any]:
 def _exit(message_id: int, event_id: int, result: Exit) -> bytes:
     status, fields, body = result
     data = {"Method": _EXIT, "Args": (status, body, dict(fields))}
-    return cast("bytes", pack((1, message_id, None, {"Data": data, "EventId": event_id})))
+    return pack((1, message_id, None, {"Data": data, "EventId": event_id}))
+
+
+def _lost(message_id: int, event_id: Any) -> bytes:
+    return _refusal(message_id, event_id if type(event_id) is int else 0, _UNKNOWN)
 
 
 def _refusal(message_id: int, event_id: int, deny: Deny) -> bytes:

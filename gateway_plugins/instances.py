@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import count
 from typing import Any, Final
 
@@ -67,20 +67,20 @@ class Instances:
     def __len__(self) -> int:
         return len(self._by_id)
 
-    def start(self, config: bytes, busy: Collection[Instance]) -> Instance:
+    def start(self, config: bytes, busy: Callable[[], Collection[Instance]]) -> Instance:
         """
         Make a plugin of Kong's JSON.
 
         Args:
             config: a JSON object, as Kong has it from its own schema.
-            busy: those that must not be forgotten to make room.
+            busy: names those that must not be forgotten to make room.
 
         Raises: ValueError: no JSON object; LookupError: all that are kept are busy; whatever the plugin's
         ``__init__`` raises.
         """
         document = decode_config(config)
         if len(self._by_id) >= self._at_most:
-            self._forget_one(busy)
+            self._forget_one(busy())
         instance = Instance(next(self._ids), self._module.Plugin(document), document)
         self._by_id[instance.id] = instance
         return instance

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, MutableMapping
 from typing import Any, Final
 
-from authproxy.audit import printable
+from authproxy.audit import configure_logging, printable
 
 MAX_LINE_CHARS: Final = 4000
 """nginx cuts a line of its error log at 4096 bytes (NGX_MAX_ERROR_STR 2048 in older ones) with its own prefix."""
@@ -38,9 +38,9 @@ def line(event: MutableMapping[str, Any]) -> str:
     return text.encode("ascii", "backslashreplace").decode()
 
 
-def render(_logger: object, _name: str, event: MutableMapping[str, Any]) -> str:
-    """``line`` as the rendering step of structlog, in the place of its JSONRenderer."""
-    return line(event)
+def configure_kong_log(least: str) -> None:
+    """The whole process logs in this form from now on: events of level ``least`` (debug to error) and above."""
+    configure_logging(least, line)
 
 
 class Throttle:

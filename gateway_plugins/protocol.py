@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any, Final, Protocol, cast
 
 from msgpack import OutOfData, Packer, Unpacker, unpackb
@@ -36,7 +37,7 @@ _WRITE_AHEAD_BYTES: Final = 256 * 1024
 
 _packer: Final = Packer(unicode_errors="surrogateescape")
 """One for all: ``packb`` would make one, with its buffer, for each reply. One thread only."""
-pack: Final = _packer.pack
+pack: Final[Callable[[Any], bytes]] = _packer.pack
 
 
 class Waiting(Protocol):
@@ -59,12 +60,12 @@ def error_reply(message_id: int, text: str) -> bytes:
 
     ``no plugin instance`` in it makes Kong start all instances of the plugin anew and ask once more.
     """
-    return cast("bytes", pack((1, message_id, text, None)))
+    return pack((1, message_id, text, None))
 
 
 def result_reply(message_id: int, result: Any) -> bytes:
     """Raises: TypeError, ValueError, OverflowError when the result cannot be packed."""
-    return cast("bytes", pack((1, message_id, None, result)))
+    return pack((1, message_id, None, result))
 
 
 class Connections:

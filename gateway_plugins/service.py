@@ -95,7 +95,7 @@ class PluginService:
             raise RpcError(f"this is the socket of {self._module.name}")
         instance = None
         try:
-            instance = self._instances.start(config, self._events.busy())
+            instance = self._instances.start(config, self._events.busy)
             reply = result_reply(message_id, instance.status(self._module.name))
         except Exception as error:  # noqa: BLE001 (whatever a plugin cannot be made of)
             if instance is not None:

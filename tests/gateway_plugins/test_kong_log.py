@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
-from gateway_plugins.kong_log import MAX_LINE_CHARS, Throttle, line, render
+from authproxy.audit import get_logger
+from gateway_plugins.kong_log import MAX_LINE_CHARS, Throttle, configure_kong_log, line
 
 
 def test_a_line_says_its_level_its_area_and_its_facts() -> None:
     """Kong adds time, name and process number."""
     event = {"event": "instance-started", "level": "info", "area": "kong", "timestamp": "t", "id": 7, "plugin": "a b"}
     assert line(event) == '[info] kong: instance-started id=7 plugin="a b"'
-    assert render(None, "info", event) == line(event)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +52,22 @@ def test_an_exception_comes_last_and_is_what_is_cut() -> None:
     text = line({"event": "failed", "level": "error", "area": "kong", "exception": "T\n" * 10_000, "plugin": "portero"})
     assert text.startswith('[error] kong: failed plugin="portero" exception="T\\nT\\n')
     assert len(text) <= MAX_LINE_CHARS + 10
+
+
+def test_the_whole_process_logs_in_that_form(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loggers that were made before it is configured, too, and what libraries log by the standard means."""
+    monkeypatch.setattr("authproxy.audit._form", None)
+    earlier = get_logger("gate")
+    configure_kong_log("warning")
+    earlier.info("not-told")
+    earlier.error("broken", exc_info=ValueError("two\nlines"), tenant="acme")
+    logging.getLogger("asyncio").warning("slow %s", "callback")
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith('[error] gate: broken tenant="acme" exception="ValueError')
+    assert first.endswith('ValueError: two\\nlines"')
+    assert second.startswith("[warning] asyncio: slow callback")
 
 
 def test_so_many_lines_a_second_and_no_more() -> None:
