@@ -19,8 +19,8 @@ import os
 import select
 import stat
 import sys
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, MutableMapping
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -281,12 +281,21 @@ class Audit:
 
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _least_level = _LEVELS["info"]
+Form = Callable[[MutableMapping[str, Any]], str]
+"""An event (``level``, ``area``, ``event``, ``timestamp`` and its facts) as one line."""
+_json: Final = structlog.processors.JSONRenderer()
+_form: Form | None = None
 
 
-def configure_logging(least: str) -> None:
-    """Write only events of level ``least`` (debug, info, warning, error) and above; for the whole process."""
-    global _least_level  # noqa: PLW0603 (loggers are made at import, before settings are read)
+def configure_logging(least: str, form: Form | None = None) -> None:
+    """
+    Write only events of level ``least`` (debug, info, warning, error) and above; for the whole process.
+
+    ``form``: how a line is written; None: as JSON.
+    """
+    global _least_level, _form  # noqa: PLW0603 (loggers are made at import, before settings are read)
     _least_level = _LEVELS[least]
+    _form = form
     root = logging.getLogger()
     root.setLevel(max(_least_level, logging.INFO))  # what libraries tell of their own debugging is not for operators
     logging.getLogger("watchfiles").setLevel(logging.WARNING)  # each event of the folder: the reload itself is logged
@@ -314,7 +323,11 @@ def _drop_below(_logger: object, level: str, event: structlog.typing.EventDict) 
 
 
 def get_logger(area: str) -> structlog.typing.FilteringBoundLogger:
-    """The log of operational events as JSON lines on standard error; an event is a word, its facts are members."""
+    """
+    The log of operational events on standard error, a line each: JSON unless configured otherwise.
+
+    An event is a word, its facts are members.
+    """
     logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
         None,
         wrapper_class=structlog.make_filtering_bound_logger("debug"),
@@ -323,12 +336,16 @@ def get_logger(area: str) -> structlog.typing.FilteringBoundLogger:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
+            _as_line,
             _to_stderr,
         ],
         area=area,
     )
     return logger
+
+
+def _as_line(logger: object, name: str, event: structlog.typing.EventDict) -> str | bytes:
+    return _json(logger, name, event) if _form is None else _form(event)
 
 
 def _to_stderr(_logger: object, _name: str, line: object) -> str:
