@@ -98,9 +98,9 @@ class Caller:
         return Step(await self.ask(method, argument))
 
     async def is_closed(self) -> bool:
-        """Whether the server closes the connection, unasked, within a second."""
+        """Whether the server closes the connection, unasked, within some seconds."""
         try:
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(5):
                 while await self._reader.read(2**16):
                     pass
         except TimeoutError:
@@ -160,9 +160,18 @@ class Served:
 
     async def quiet(self, running: int = 0) -> None:
         """Wait until so many events run."""
-        async with asyncio.timeout(5):
-            while self.server.running != running:  # noqa: ASYNC110 (polled, so that no event has to tell)
-                await asyncio.sleep(0.005)
+        await until(lambda: self.server.running == running)
+
+    async def connected(self, count: int) -> None:
+        """Wait until there are so many connections."""
+        await until(lambda: len(self.server._connections) == count)
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Wait for some seconds at most. Raises: TimeoutError."""
+    async with asyncio.timeout(5):
+        while not is_so():  # noqa: ASYNC110 (polled, so that nobody has to tell)
+            await asyncio.sleep(0.005)
 
 
 @asynccontextmanager

@@ -32,7 +32,7 @@ def test_a_line_says_its_level_its_area_and_its_facts() -> None:
         b"\xff\n",
         object(),
     ],
-    ids=ascii,
+    ids=lambda value: "an object" if type(value) is object else ascii(value),
 )
 def test_what_comes_from_elsewhere_stays_on_its_line(hostile: object) -> None:
     """Neither a line break nor an escape sequence gets through, wherever it stands."""

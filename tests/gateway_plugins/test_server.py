@@ -118,6 +118,7 @@ async def test_requests_on_one_connection_are_answered_in_order() -> None:
         )
         kong.say("GetStatus")
         assert (await kong.hear())[1] == 1
+        await world.quiet(1)
         await asyncio.sleep(0.02)
         assert world.server.running == 1, "the second to wait begins when its turn comes"
         gate.set()
