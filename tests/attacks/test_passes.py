@@ -2,6 +2,8 @@
 Attacks on the internal listener: whoever reaches it without the one pass of the one request reaches nothing.
 
 "Nothing" is meant literally: no function, no call of the platform, no wake, and nothing kept of the attempt.
+
+Longer than other modules: the tables of what is tried stand beside what is promised of them.
 """
 
 from __future__ import annotations
@@ -262,6 +264,8 @@ async def test_a_pass_of_another_process_opens_nothing(door: Door) -> None:
     verdict = await door.judged(LINE, token=door.world.token())
     token = await issued(door)
     elsewhere = Passes(door.gate)
+    assert len({door.passes._key, elsewhere._key}) == 2
+    assert len(elsewhere._key) == 32
     other = elsewhere.issue(verdict)
     assert other is not None
     mixed = base64.urlsafe_b64decode(token)[:22] + base64.urlsafe_b64decode(other)[22:]
@@ -339,6 +343,8 @@ async def test_hostile_bytes_raise_nothing(door: Door) -> None:
         {"target": b"\xff\0"},
         {"fields": ((b"Host", b"\xff"),)},
         {"fields": ()},
+        {"fields": (*head.fields, *head.fields)},
+        {"fields": (*head.fields, (b"host", b"globex.test"))},
         {"fields": ((b"", b""), (b"\xff", b"\xff"))},
     ):
         token = await issued(door)

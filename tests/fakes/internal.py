@@ -27,9 +27,10 @@ Fields = tuple[tuple[str, str], ...]
 class Door:
     """One internal listener; ``send`` is the whole way of one request."""
 
-    def __init__(self, world: World, passes: Passes, address: tuple[str, int]) -> None:
+    def __init__(self, world: World, passes: Passes, judge: InternalJudge, address: tuple[str, int]) -> None:
         self.world = world
         self.passes = passes
+        self.judge = judge
         self.address = address
 
     @property
@@ -112,11 +113,10 @@ async def running_door(*, ttl_s: float = 10.0, **settings: Any) -> AsyncIterator
         parts, app = world.app.parts, world.app
         passes = Passes(parts.gate, ttl_s=ttl_s)
         public: Any = app._public
-        edge = PublicEdge(
-            InternalJudge(parts.gate, passes), parts.pool, pages=public.delivery._own._pages, jobs=app._jobs
-        )
+        judge = InternalJudge(parts.gate, passes)
+        edge = PublicEdge(judge, parts.pool, pages=public.delivery._own._pages, jobs=app._jobs)
         try:
-            yield Door(world, passes, await edge.start("127.0.0.1", 0))
+            yield Door(world, passes, judge, await edge.start("127.0.0.1", 0))
         finally:
             await passes.close()
             await edge.stop(0)

@@ -1,4 +1,8 @@
-"""The internal listener: what was judged elsewhere is fetched by its pass, and goes the way of any other request."""
+"""
+The internal listener: what was judged elsewhere is fetched by its pass, and goes the way of any other request.
+
+Longer than other modules: each way that a request can take is taken once, and each that it can end meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from authproxy.gate.verdict import Deferred, PageCall, Passed, Undecided
+from authproxy.gate.verdict import Deferred, PageCall, Passed, Refused, Undecided
 from authproxy.identity.sessions.session import Tokens
 from authproxy.upstream.tunnel import accept_proof
 from policies.decision import Deny, Reason
+from policies.request import Head
 from tests.fakes.identity import a_request as a_login
 from tests.fakes.internal import Door, running_door, until
 from tests.fakes.raw_client import RawAnswer
@@ -127,6 +132,63 @@ async def test_a_body_arrives_as_it_is_framed_now(replicas: int, arrives: str) -
             answer = await client.answer()
         assert answer.status == 200
         assert [one.body for one in door.world.faas.requests] == [b"hello"]
+
+
+@pytest.mark.parametrize("is_awake", [True, False], ids=["awake", "asleep"])
+@pytest.mark.parametrize("judged", [(), (("Content-Length", "5"),)], ids=["none", "shorter"])
+async def test_the_whole_body_that_arrives_is_sent(judged: tuple[tuple[str, str], ...], is_awake: bool) -> None:
+    """Also of a request that was judged without one (HTTP/2 names no length), or with another length: never a part."""
+    async with running_door() as door:
+        if is_awake:
+            await awake(door, "survey-web")
+        else:
+            door.world.faas.add("survey-web", "acme", replicas=0, start_s=0.1)
+        verdict = await door.judged("POST /function/survey-web", *judged)
+        body = b"0123456789" * 30_000
+        async with door.client() as client:
+            await client.send(door.sent_on(verdict, ("Content-Length", str(len(body)))) + body[:7])
+            await asyncio.sleep(0.05)
+            await client.send(body[7:])
+            assert (await client.answer()).status == 200
+            await client.send(door.sent_on(await door.judged("GET /function/survey-web")))
+            assert (await client.answer()).status == 200
+        assert [(one.method, one.body) for one in door.world.faas.requests] == [("POST", body), ("GET", b"")]
+
+
+@pytest.mark.parametrize("is_awake", [True, False], ids=["awake", "asleep"])
+async def test_only_the_framing_is_that_of_the_arriving_head(is_awake: bool) -> None:
+    """Wherever the request stands that was judged; nothing else of it has changed, its credentials' proof included."""
+    async with running_door() as door:
+        if is_awake:
+            await awake(door, "survey-submit")
+        else:
+            door.world.faas.add("survey-submit", "acme", replicas=0)
+        verdict = await door.judged(SUBMIT + "?a=b", ("Transfer-Encoding", "chunked"), ("Origin", "https://a.test"))
+        was = verdict.request
+        fields = (("Content-Length", "7"), ("Connection", "close"), ("Expect", "100-continue"), ("Origin", "null"))
+        fetched = fetch(door, door.sent_on(verdict, *fields))
+        assert fetched is verdict
+        assert verdict.request is verdict.case.request
+        assert is_awake or verdict.need.request is verdict.request
+        assert verdict.request == was._replace(
+            content_length=7, is_chunked=False, expects_continue=True, keeps_alive=False
+        )
+        refused = door.passes.refuse(verdict, Deny(Reason.CLIENT_GONE))
+        assert refused.request_id == verdict.case.request_id
+        verdict = await door.judged(SUBMIT, ("Transfer-Encoding", "chunked"))
+        too_large = fetch(door, door.sent_on(verdict, ("Content-Length", "1025")))
+        assert isinstance(too_large, Refused)
+        assert too_large.problem.reason is Reason.BODY_TOO_LARGE
+        assert door.is_idle()
+
+
+def fetch(door: Door, sent: bytes) -> Any:
+    """What the judge says to a head, without a socket."""
+    first, *lines = sent.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
+    method, target, _ = first.split(" ")
+    pairs = [line.partition(": ") for line in lines]
+    fields = tuple((name.encode("latin-1"), value.encode("latin-1")) for name, _, value in pairs)
+    return door.judge.decide_now(Head(method, target.encode(), fields, (1, 1), "127.0.0.1", "http"))
 
 
 @pytest.mark.parametrize("is_awake", [True, False], ids=["awake", "asleep"])
