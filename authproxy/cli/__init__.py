@@ -19,11 +19,13 @@ from policies.errors import PorteroError, SettingsError
 COMMANDS: Final = {
     "demo": "Run everything on this machine: a provider, a functions platform, two tenants.",
     "keys": "Keys that seal sessions and sign tokens.",
+    "kong": "Kong: render its configuration from policy files, and say what has drifted.",
+    "kong-plugin-server": "Run the plugin server that Kong asks, instead of the proxy.",
     "policy": "Check, test and explain policy files.",
     "serve": "Run the proxy.",
     "token": "Tokens of service accounts, and API keys.",
 }
-"""Name -> help; the command is the attribute of that name in ``authproxy.cli.<name>``."""
+"""Name -> help; the command is the attribute of that name in ``authproxy.cli.<name>``, with ``_`` for ``-``."""
 
 
 class _OnDemand(click.Group):
@@ -35,7 +37,8 @@ class _OnDemand(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 (as above)
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(importlib.import_module(f"authproxy.cli.{cmd_name}"), cmd_name)
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(importlib.import_module(f"authproxy.cli.{name}"), name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 (as above)

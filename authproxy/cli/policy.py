@@ -31,7 +31,7 @@ from policies.tables import ACTIONS, PolicySet
 MISTAKES: Final = 1
 REFUSED: Final = 3
 
-_FOLDER: Final = click.Path(exists=True, file_okay=False, path_type=Path)
+FOLDER: Final = click.Path(exists=True, file_okay=False, path_type=Path)
 _FORMAT: Final = click.option(
     "--format", "form", type=click.Choice(["text", "json"]), default="text", help="For people, or for programs."
 )
@@ -62,7 +62,7 @@ class Report:
         }
 
 
-_LOOPBACK = click.option(
+LOOPBACK = click.option(
     "--loopback-http", "is_demo", is_flag=True, help="Allow http to loopback addresses, as the demo's own folder needs."
 )
 
@@ -73,8 +73,8 @@ def policy() -> None:
 
 
 @policy.command(epilog="Example: portero policy check --format json ./policies")
-@click.argument("folders", metavar="DIR…", nargs=-1, required=True, type=_FOLDER)
-@_LOOPBACK
+@click.argument("folders", metavar="DIR…", nargs=-1, required=True, type=FOLDER)
+@LOOPBACK
 @_FORMAT
 def check(folders: tuple[Path, ...], is_demo: bool, form: str) -> None:
     """
@@ -87,8 +87,8 @@ def check(folders: tuple[Path, ...], is_demo: bool, form: str) -> None:
         click.echo(json.dumps({"folders": [report.as_json() for report in reports]}, indent=2))
     else:
         for report in reports:
-            _complain(report.mistakes)
-            _complain(report.warnings, "warning: ")
+            complain(report.mistakes)
+            complain(report.warnings, "warning: ")
             if report.policies is not None and not report.mistakes:
                 known = f"{_many(len(report.policies.tenants), 'tenant')}, {_many(report.policies.rule_count, 'rule')}"
                 click.echo(_printable(f"{report.folder}: {known}, {_many(report.passed, 'test')} passed"))
@@ -97,8 +97,8 @@ def check(folders: tuple[Path, ...], is_demo: bool, form: str) -> None:
 
 
 @policy.command(epilog="Example: portero policy test ./policies")
-@click.argument("folders", metavar="DIR…", nargs=-1, required=True, type=_FOLDER)
-@_LOOPBACK
+@click.argument("folders", metavar="DIR…", nargs=-1, required=True, type=FOLDER)
+@LOOPBACK
 def test(folders: tuple[Path, ...], is_demo: bool) -> None:
     """
     Run the *_test.yaml files of policy folders.
@@ -107,7 +107,7 @@ def test(folders: tuple[Path, ...], is_demo: bool) -> None:
     """
     reports = [_judged(folder, is_demo=is_demo) for folder in folders]
     for report in reports:
-        _complain(report.mistakes)
+        complain(report.mistakes)
         if report.policies is not None:
             line = f"{report.folder}: {_many(report.passed, 'test')} passed"
             click.echo(_printable(f"{line}, {report.failed} failed" if report.failed else line))
@@ -120,7 +120,7 @@ def test(folders: tuple[Path, ...], is_demo: bool) -> None:
 Example: portero policy explain ./policies --as "login|ana" --groups analysts \\
            GET http://acme.localhost/reports/es"""
 )
-@click.argument("folder", metavar="DIR", type=_FOLDER)
+@click.argument("folder", metavar="DIR", type=FOLDER)
 @click.argument("method")
 @click.argument("url")
 @click.option(
@@ -135,7 +135,7 @@ Example: portero policy explain ./policies --as "login|ana" --groups analysts \\
 @click.option("--source-ip", default=SOMEWHERE, show_default=True, help="The client's address.")
 @click.option("--at", metavar="INSTANT", help="When, such as 2026-03-04T12:00:00Z; now when absent.")
 @click.option("--action", type=click.Choice(ACTIONS), default="invoke", show_default=True, help="What to do with it.")
-@_LOOPBACK
+@LOOPBACK
 @_FORMAT
 def explain(  # one parameter an option
     folder: Path,
@@ -171,9 +171,9 @@ def explain(  # one parameter an option
         action=action,
     )
     now = time.time() if at is None else _instant(at)
-    report = _compiled(folder, is_demo=is_demo)
+    report = compiled(folder, is_demo=is_demo)
     if report.policies is None:
-        _complain(report.mistakes)
+        complain(report.mistakes)
         sys.exit(MISTAKES)
     try:
         explanation = explain_line(report.policies, asked, now)
@@ -192,7 +192,7 @@ def schema(tests: bool) -> None:
     click.echo(json.dumps(model.schema_of_tests() if tests else model.schema(), indent=2))
 
 
-def _compiled(folder: Path, *, is_demo: bool) -> Report:
+def compiled(folder: Path, *, is_demo: bool) -> Report:
     """The folder read and compiled; never raises for what stands in it."""
     report = Report(str(folder))
     try:
@@ -210,7 +210,7 @@ def _compiled(folder: Path, *, is_demo: bool) -> Report:
 
 def _judged(folder: Path, *, is_demo: bool) -> Report:
     """The folder compiled and, when that went well, its tests run."""
-    report = _compiled(folder, is_demo=is_demo)
+    report = compiled(folder, is_demo=is_demo)
     if report.policies is not None and report.documents is not None:
         tests = run_tests(report.policies, report.documents, now=time.time())
         report.passed, report.failed = tests.passed, len(tests.mistakes)
@@ -254,7 +254,7 @@ def _coloured(explanation: Explanation) -> str:
     return "\n".join(lines)
 
 
-def _complain(mistakes: Iterable[Mistake], kind: str = "") -> None:
+def complain(mistakes: Iterable[Mistake], kind: str = "") -> None:
     for mistake in mistakes:
         place = f"{mistake.file}:{mistake.line}:{mistake.column}"
         click.echo(_printable(f"{place}: {kind}{mistake.message}"), err=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +9,8 @@ import click
 import uvloop
 
 from authproxy.app import run
-from authproxy.settings import DEFAULT_FILE, HIDDEN, Settings, load_settings
-
-
-def _with_settings(command: click.Command) -> click.Command:
-    """One option for each setting, so that flags and documentation cannot drift apart."""
-    for name, field in reversed(Settings.model_fields.items()):
-        if name in HIDDEN:
-            continue
-        default = "" if field.is_required() or field.default is None else f" [default: {_shown(field.default)}]"
-        flag = "--" + name.replace("_", "-")
-        if field.annotation is bool:
-            option = click.Option([f"{flag}/--no-{flag[2:]}", name], default=None, help=f"{field.description}{default}")
-        else:
-            option = click.Option([flag, name], metavar="VALUE", help=f"{field.description}{default}")
-        command.params.insert(0, option)
-    return command
-
-
-def _shown(value: object) -> str:
-    return f"{value[0]}:{value[1]}" if isinstance(value, tuple) else str(value)
+from authproxy.cli.setting_options import OF_KONG, settings_of, with_settings
+from authproxy.settings import DEFAULT_FILE
 
 
 @click.command(
@@ -44,9 +25,7 @@ def serve(file: Path | None, **flags: Any) -> None:
 
     SIGTERM drains and stops, SIGHUP reopens the audit file, a change in the policy folder is taken up by itself.
     """
-    named = file or (Path(text) if (text := os.environ.get("PORTERO_SETTINGS")) else None)
-    settings = load_settings(flags, os.environ, named or Path(DEFAULT_FILE), file_is_required=named is not None)
-    uvloop.run(run(settings))
+    uvloop.run(run(settings_of(file, flags)))
 
 
-_with_settings(serve)
+with_settings(serve, OF_KONG)
