@@ -27,6 +27,8 @@ MAX_BYTES: Final = 1024 * 1024
 _MEMO_ENTRIES: Final = 2048
 _MEMO_BYTES: Final = 16 * 1024
 """Callers with longer texts are read each time: together these bound the memo."""
+_NOBODY: Final = b"null"
+"""Nobody has asked yet."""
 _HEX: Final = frozenset(string.hexdigits.lower())
 
 
@@ -58,8 +60,8 @@ class _Found(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     request_id: str
     tenant: str
     function: str
-    principal: msgspec.Raw | None = None
-    """A ``_Caller``: read once for all requests of one credential."""
+    principal: msgspec.Raw
+    """A ``_Caller``, read once for all requests of one credential, or null."""
     rule: RuleRef | None = None
     limits: list[LimitState] = []
     shadowed: list[Deny] = []
@@ -85,7 +87,7 @@ def write_found(earlier: Earlier) -> bytes:
             earlier.request_id,
             earlier.tenant,
             earlier.function,
-            None if principal is None else msgspec.Raw(_encoder.encode(_caller(principal))),
+            msgspec.Raw(_encoder.encode(None if principal is None else _caller(principal))),
             earlier.rule,
             list(earlier.limits),
             list(earlier.shadowed),
@@ -104,7 +106,7 @@ def read_found(raw: object) -> Earlier | None:
         return None
     try:
         found = _found_decoder.decode(raw)
-        principal = None if found.principal is None else _principal(found.tenant, bytes(found.principal))
+        principal = _principal(found.tenant, bytes(found.principal))
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
     if len(found.request_id) != 32 or not _HEX.issuperset(found.request_id):
@@ -143,8 +145,10 @@ def _caller(principal: Principal) -> _Caller:
     )
 
 
-def _principal(tenant: str, text: bytes) -> Principal:
+def _principal(tenant: str, text: bytes) -> Principal | None:
     """Raises: ValueError, MsgspecError."""
+    if text == _NOBODY:
+        return None
     known = _callers.get((tenant, text))
     if known is not None:
         return known
