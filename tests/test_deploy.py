@@ -345,12 +345,14 @@ def test_the_setup_makes_what_the_others_read(tmp_path: Path) -> None:
 # -- kong/README.md --------------------------------------------------------------------------------------------------
 
 README = (ROOT / "kong" / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+"""Language and text of each."""
 
 
 def commands() -> list[list[str]]:
     """Each ``portero ...`` in its blocks, however it is started."""
     found = []
-    for block in re.findall(r"^```(?:sh|conf)?\n(.*?)^```", README, re.DOTALL | re.MULTILINE):
+    for _, block in BLOCKS:
         for line in re.sub(r"\\\n\s*", " ", block).splitlines():
             match = re.search(
                 r"(?:^|[ /(=])portero ((?:kong|kong-plugin-server|policy|serve|demo|token|keys)\b[^#|>)]*)", line
@@ -374,7 +376,7 @@ def test_the_page_links_to_what_is_there() -> None:
         assert target or anchor in headings, anchor
 
 
-@pytest.mark.parametrize("block", re.findall(r"^```\n(.*?)^```", README, re.DOTALL | re.MULTILINE)[1:])
+@pytest.mark.parametrize("block", [text for language, text in BLOCKS if not language and "──" not in text])
 def test_the_pages_blocks_are_shell(block: str) -> None:
     """All but the picture; they are there to be pasted."""
     shell(block)
