@@ -22,17 +22,12 @@ _LOOK_S: Final = 1.0
 
 @click.command(
     epilog="""\b
-Kong starts it (kong.conf; portero kong conf prints all lines):
-  pluginserver_names = portero
-  pluginserver_portero_socket = /usr/local/kong/portero.socket
-  pluginserver_portero_query_cmd = portero kong-plugin-server --dump portero
-  pluginserver_portero_start_cmd = portero kong-plugin-server \\
-      --end-with-parent --settings /etc/portero/portero.toml
-
-\b
-Or it runs by itself, beside Kong:
+Examples:
+  portero kong-plugin-server --dump portero
   portero kong-plugin-server --policies ./policies --secrets ./secrets \\
-      --kong-sockets /run/portero --internal 127.0.0.1:8090"""
+      --kong-sockets /run/portero
+  portero kong-plugin-server --settings /etc/portero/kong.toml \\
+      --end-with-parent"""
 )
 @click.option("--settings", "file", type=click.Path(path_type=Path), help=f"Settings file [default: {DEFAULT_FILE}]")
 @click.option("--dump", "dumped", metavar="PLUGIN", help="Print what Kong asks of a plugin at its start, and end.")
@@ -46,8 +41,8 @@ def kong_plugin_server(
     """
     Run the plugin server that Kong asks about every request.
 
-    One process serves all plugins, each on its socket. Kong starts it with an empty environment: give settings by
-    flags or by a file. SIGTERM drains and stops it, as portero serve.
+    One process serves all plugins, each on its socket. It runs by itself, or Kong starts it (portero kong conf prints
+    how), with an empty environment: give settings by flags or by a file. SIGTERM drains and stops it, as portero serve.
     """
     for name in (dumped, *names):
         if name is not None and name not in PLUGINS:

@@ -44,7 +44,8 @@ def open_world(folder: Path) -> Path:
 
 def commands() -> Iterator[tuple[str, click.Command]]:
     for name in COMMANDS:
-        command = getattr(importlib.import_module(f"authproxy.cli.{name}"), name)
+        attribute = name.replace("-", "_")
+        command = getattr(importlib.import_module(f"authproxy.cli.{attribute}"), attribute)
         yield name, command
         if isinstance(command, click.Group):
             yield from ((f"{name} {sub}", child) for sub, child in command.commands.items())
