@@ -20,12 +20,20 @@ from typing import Any, Final
 
 import yaml
 
-from gateway_plugins.render_conf import CHAIN, WHOLE, conf_lines, environment_lines, environment_text
+from gateway_plugins.render_conf import CHAIN, conf_lines, environment_lines, environment_text
 from gateway_plugins.render_lua import ADMIT, ANSWER, FACTS, snippet
 from gateway_plugins.render_routes import catch_all, host_groups, tenant_routes
 from policies.tables import PolicySet, TenantTable
 
-__all__ = ["CATCH_ALL", "CHAIN", "conf_lines", "environment_lines", "environment_text", "plugin_names", "render"]
+__all__ = [
+    "CATCH_ALL",
+    "CHAIN",
+    "all_services",
+    "conf_lines",
+    "environment_lines",
+    "environment_text",
+    "render",
+]
 
 FORMAT_VERSION: Final = "3.0"
 """Since Kong 3.0: there only paths that begin with ``~`` are expressions."""
@@ -54,14 +62,17 @@ def render(policies: PolicySet, *, split: bool = False, chain: bool = False) -> 
             state files; else ``kong.yml`` alone, as Kong's ``declarative_config`` does.
         chain: the four plugins instead of ``portero``; the same answers, four times the calls.
     """
-    services = [
-        (f"tenant-{name}.yml", tenant_service(policies, policies.tenants[name], chain=chain))
-        for name in sorted(policies.tenants)
-    ]
-    services.append(("catch-all.yml", catch_all_service(chain=chain)))
+    services = all_services(policies, chain=chain)
     if split:
-        return {name: dump([service]) for name, service in services}
-    return {WHOLE_FILE: dump([service for _, service in services])}
+        names = [*(f"tenant-{name}.yml" for name in sorted(policies.tenants)), "catch-all.yml"]
+        return {name: dump([service]) for name, service in zip(names, services, strict=True)}
+    return {WHOLE_FILE: dump(services)}
+
+
+def all_services(policies: PolicySet, *, chain: bool = False) -> list[dict[str, Any]]:
+    """Each tenant's service by its name, and last the one of all other hosts."""
+    tenants = [policies.tenants[name] for name in sorted(policies.tenants)]
+    return [*(tenant_service(policies, tenant, chain=chain) for tenant in tenants), catch_all_service(chain=chain)]
 
 
 def tenant_service(policies: PolicySet, tenant: TenantTable, *, chain: bool = False) -> dict[str, Any]:
@@ -81,11 +92,6 @@ def dump(services: list[dict[str, Any]]) -> str:
     """The configuration of ``services`` as YAML, Lua in blocks that can be read."""
     document = {"_format_version": FORMAT_VERSION, "services": services}
     return _HEAD + yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000)
-
-
-def plugin_names(*, chain: bool = False) -> tuple[str, ...]:
-    """Portero's own plugins on each service."""
-    return CHAIN if chain else WHOLE
 
 
 def _service(name: str, routes: list[dict[str, Any]], tags: list[str], *, chain: bool) -> dict[str, Any]:

@@ -1,0 +1,325 @@
+"""What ``kong check`` says of a configuration that is not what the policies want, and of what it leaves alone."""
+
+from __future__ import annotations
+
+import copy
+import json
+from itertools import pairwise
+from typing import Any, Final
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway_plugins.kong_check import drift
+from gateway_plugins.kong_entities import read_entities
+from gateway_plugins.render import render
+from gateway_plugins.render_rules import flaws
+from policies.tables import PolicySet
+from tests.fakes.tenancy import a_policy_set, a_route, a_tenant
+
+WILD: Final = a_tenant("wild", hosts=())
+POLICIES: Final = a_policy_set(
+    a_tenant(routes=[a_route("/a/{x}", id="a"), a_route("/b", id="b")]), WILD, wildcards={".wild.example": WILD}
+)
+Document = dict[str, Any]
+
+
+def rendered(**how: Any) -> Document:
+    (text,) = render(POLICIES, **how).values()
+    read: Document = yaml.load(text, yaml.CSafeLoader)
+    return read
+
+
+RENDERED: Final = rendered()
+
+
+def said(document: Document, policies: PolicySet = POLICIES) -> list[str]:
+    return drift(policies, json.dumps(document))
+
+
+def edited() -> Document:
+    return copy.deepcopy(RENDERED)
+
+
+# -- what is the same ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", [{}, {"chain": True}, {"split": True}, {"split": True, "chain": True}], ids=str)
+def test_what_was_rendered_has_not_drifted(how: dict[str, Any]) -> None:
+    """In one file or several, one plugin or four."""
+    assert drift(POLICIES, *render(POLICIES, **how).values()) == []
+
+
+LITERAL: Final = st.from_regex(r"[a-z]{1,3}", fullmatch=True)
+PATH: Final = st.lists(LITERAL, min_size=1, max_size=3).map(lambda parts: "/x" + "/".join(parts))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.dictionaries(LITERAL, st.lists(PATH, unique=True, max_size=3), min_size=1, max_size=3))
+def test_no_policies_drift_from_themselves(tenants: dict[str, list[str]]) -> None:
+    """Render and check agree, whatever the tenants and routes."""
+    policies = a_policy_set(
+        *(a_tenant(name, routes=[a_route(path, id=f"r{n}") for n, path in enumerate(paths)])
+          for name, paths in tenants.items())
+    )  # fmt: skip
+    (text,) = render(policies).values()
+    assert drift(policies, text) == []
+
+
+def test_order_nesting_ids_and_defaults_say_nothing() -> None:
+    """As Kong's dump and decK's write it: flat, referring by id, with every default."""
+    flat: Document = {"_format_version": "3.0", "services": [], "routes": [], "plugins": []}
+    for n, service in enumerate(reversed(edited()["services"])):
+        reference = [{"id": f"s{n}"}, service["name"], {"name": service["name"]}][n % 3]
+        url = service.pop("url")
+        assert url == "http://127.0.0.1:1"
+        address = {"protocol": "http", "host": "127.0.0.1", "port": 1, "path": None}
+        for route in reversed(service.pop("routes")):
+            extra = {"id": f"r{route['name']}", "path_handling": "v0", "https_redirect_status_code": 426, "snis": None}
+            flat["routes"].append(route | extra | {"service": reference, "tags": route["tags"][::-1], "headers": {}})
+        for plugin in service.pop("plugins"):
+            config = plugin["config"] | {"log": [], "rewrite": []}
+            extra = {
+                "enabled": True,
+                "protocols": ["https", "http", "grpcs", "grpc"],
+                "consumer": None,
+                "config": config,
+            }
+            flat["plugins"].append(plugin | extra | {"service": reference})
+        flat["services"].append(
+            service | address | {"id": f"s{n}", "created_at": 1, "enabled": True, "read_timeout": 60000}
+        )
+    assert said(flat) == []
+
+
+# -- what differs ----------------------------------------------------------------------------------------------------
+
+
+def first(document: Document) -> Document:
+    service: Document = document["services"][0]
+    return service
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda d: first(d).update(url="http://functions:80"), "service portero.acme differs: host is functions"),
+        (lambda d: first(d).update(retries=5), "retries is not set, expected 0"),
+        (lambda d: first(d)["routes"].pop(0), "route portero.acme.own.async is missing; render anew"),
+        (lambda d: first(d)["plugins"].pop(1), "plugin portero of service portero.acme is missing"),
+        (lambda d: first(d)["plugins"][1].update(enabled=False), "enabled is False, expected the default"),
+        (lambda d: first(d)["plugins"][1].update(protocols=["https"]), "protocols is https, expected the default"),
+        (lambda d: first(d)["plugins"][0]["config"].update(access=["return"]), "config.access is not what is rendered"),
+        (lambda d: first(d)["plugins"][2]["config"].pop("header_filter"), "config.header_filter is not what is"),
+        (lambda d: first(d)["routes"][0].update(methods=["GET"]), "methods is GET, expected the default"),
+        (lambda d: first(d)["routes"][0].update(tags=[]), "tags is not set, expected portero, portero-tenant-acme"),
+        (lambda d: first(d)["routes"][3].update(paths=["/a"]), "paths is /a, expected ~/a/[^/]+$"),
+        (lambda d: first(d).update(tags=["portero"], name="old"), "service old has the tag portero and no policy"),
+        (lambda d: d["services"].pop(0), "service portero.acme is missing"),
+        (lambda d: d.update(_format_version="1.1"), '_format_version is not "3.0"'),
+        (lambda d: first(d)["routes"].append(first(d)["routes"][0]), "the name stands twice"),
+    ],
+    ids=lambda one: one if isinstance(one, str) else "",
+)
+def test_each_difference_is_said_with_what_to_do(change: Any, sentence: str) -> None:
+    """One sentence that names the entity; everything else still is as it should be."""
+    document = edited()
+    change(document)
+    found = said(document)
+    assert sentence in "\n".join(found)
+    assert all(one.endswith(".") for one in found)
+
+
+def test_another_policy_is_another_configuration() -> None:
+    """A route that was taken out of the policy is foreign in the file."""
+    (sentence,) = said(edited(), a_policy_set(
+        a_tenant(routes=[a_route("/a/{x}", id="a")]), WILD, wildcards={".wild.example": WILD}))  # fmt: skip
+    assert sentence.startswith("The route portero.acme.route.b has the tag portero and no policy speaks of it")
+
+
+def test_a_tenants_file_alone_is_not_the_whole() -> None:
+    """What the other files would have brought is missing."""
+    files = render(POLICIES, split=True)
+    assert any("service portero.wild is missing" in one for one in drift(POLICIES, files["tenant-acme.yml"]))
+
+
+# -- the operator's own ----------------------------------------------------------------------------------------------
+
+
+def with_route(**route: Any) -> Document:
+    document = edited()
+    document["services"].append({"name": "shop", "url": "http://shop", "routes": [{"name": "shop"} | route]})
+    return document
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        {"hosts": ["shop.example"], "paths": ["/"]},
+        {"hosts": ["shop.example"], "paths": ["/"], "methods": ["GET"]},
+        {"paths": ["/shop"]},
+        {"hosts": ["acme.localhost"]},
+        {"hosts": ["acme.localhost"], "methods": ["GET"]},
+        {"hosts": ["*.localhost.example"], "paths": ["/"]},
+        {"protocols": ["tcp"], "destinations": [{"port": 9000}]},
+    ],
+    ids=str,
+)
+def test_what_is_the_operators_is_left_alone(route: dict[str, Any]) -> None:
+    """Other hosts, and routes that Kong asks after the tenants'."""
+    document = with_route(**route)
+    document["plugins"] = [{"name": "prometheus"}, {"name": "pre-function", "config": {"access": ["return"]}}]
+    document["consumers"] = [{"username": "bob", "plugins": [{"name": "request-size-limiting"}]}]
+    document["upstreams"] = [{"name": "u"}]
+    first(document)["routes"][0]["plugins"] = [{"name": "http-log"}]
+    assert said(document) == []
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        {"hosts": ["acme.localhost"], "paths": ["/admin"]},
+        {"hosts": ["ACME.localhost:8000"], "paths": ["/"]},
+        {"hosts": ["*.localhost"], "paths": ["~/x"]},
+        {"hosts": ["acme.*"], "paths": ["/"]},
+        {"hosts": ["acme.localhost"], "headers": {"x": ["y"]}},
+        {"hosts": ["a.b.wild.example"], "paths": ["/"]},
+        {"hosts": ["*.b.wild.example"], "paths": ["/"]},
+        {"hosts": ["*.example"], "paths": ["/"]},
+        {"paths": ["/"], "methods": ["GET"], "headers": {"x": ["y"]}},
+        {"expression": 'http.path == "/"'},
+    ],
+    ids=str,
+)
+def test_a_route_that_would_take_a_tenants_requests_is_said(route: dict[str, Any]) -> None:
+    """It would go to somebody's service without being judged."""
+    (sentence,) = said(with_route(**route))
+    assert "route shop" in sentence
+
+
+@pytest.mark.parametrize(
+    ("where", "plugin"),
+    [
+        ("route", {"name": "post-function", "config": {"access": ["return"]}}),
+        ("consumers", {"name": "pre-function", "config": {"access": ["return"]}}),
+        ("consumer_groups", {"name": "portero", "config": {}}),
+        ("plugins", {"name": "pre-function", "service": "portero.acme", "consumer": "bob"}),
+    ],
+    ids=["on a route", "of a consumer", "of a group", "of both"],
+)
+def test_a_plugin_that_would_run_instead_of_ours_is_said(where: str, plugin: dict[str, Any]) -> None:
+    """Kong runs the nearest configuration of a plugin: theirs would close the route."""
+    document = edited()
+    if where == "route":
+        first(document)["routes"][0]["plugins"] = [plugin]
+    elif where == "plugins":
+        document["plugins"] = [plugin]
+    else:
+        document[where] = [{"username": "bob", "plugins": [plugin]}]
+    (sentence,) = said(document)
+    assert "would run instead of Portero's own" in sentence
+
+
+# -- what is no configuration ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "a: b: c",
+        "\0",
+        "!!python/object/apply:os.system [ls]",
+        "[" * 5000,
+        "services: 5",
+        "services: [5, {routes: 7, plugins: [9]}]",
+        "services: [{name: [1], url: 'http://[', tags: 3, routes: [{hosts: 5, paths: {a: b}, protocols: [[]]}]}]",
+        "a: &a [*a]",
+        "a: &a [1,1,1,1,1,1,1,1]\n" + "".join(f"{b}: &{b} [{f'*{a},' * 8}]\n" for a, b in pairwise("abcdefgh")),
+    ],
+    ids=["empty", "list", "broken", "NUL", "object", "deep", "number", "numbers", "shapes", "endless", "bomb"],
+)
+def test_what_is_no_configuration_is_a_sentence(text: str) -> None:
+    """And never an exception, whatever stands in the file."""
+    assert drift(POLICIES, text)
+
+
+JSON: Final = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=5), st.sampled_from(["portero", "http-log"])),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.sampled_from(["services", "routes", "plugins", "name", "hosts", "paths", "tags", "config", "url",
+                             "retries", "consumers", "service", "route", "headers", "methods", "regex_priority", "access", "id"]),
+            inner, max_size=4),
+    ),
+    max_leaves=20,
+)  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(st.sampled_from(["services", "routes", "plugins", "consumers", "_format_version"]), JSON))
+def test_whatever_stands_in_it_is_read(document: Document) -> None:
+    """Random shapes under Kong's names: entities and flaws, no exception."""
+    read_entities(document)
+    flaws(document)
+    assert said(document)
+
+
+# -- what Kong accepts -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("route", "flaw"),
+    [
+        ({"hosts": ["a.example:80"]}, "without a port"),
+        ({"hosts": ["a.*.example"]}, "'*.' before"),
+        ({"hosts": ["*.a.*"]}, "'*.' before"),
+        ({"paths": ["a"]}, "at its beginning"),
+        ({"paths": ["~a"]}, "at its beginning"),
+        ({"paths": ["/a//b"]}, "empty segment"),
+        ({"paths": ["/a%2"]}, "broken percent-escape"),
+        ({"paths": ["/a b"]}, "not for a path"),
+        ({"paths": ["/a/../b"]}, "normal form"),
+        ({"paths": ["/%61"]}, "normal form"),
+        ({"paths": ["~/(a"]}, "no regular expression"),
+        ({"paths": ["~/(?=a)"]}, "one of Kong's two engines"),
+        ({"paths": ["~/a", "/b"]}, "mixes expressions"),
+        ({"paths": ["~/a"], "regex_priority": -1}, "regex_priority -1"),
+        ({"name": "a/b", "paths": ["/a"]}, "a name has letters"),
+        ({"paths": ["/a"], "tags": ["a,b"]}, "tag 'a,b'"),
+        ({"protocols": ["tcp"], "paths": ["/a"]}, "its protocols"),
+        ({}, "names no methods"),
+    ],
+    ids=str,
+)
+def test_a_route_that_kong_would_refuse_is_a_flaw(route: dict[str, Any], flaw: str) -> None:
+    """Each rule by one example that breaks it."""
+    service = {"name": "s", "url": "http://a", "routes": [{"name": "r"} | route]}
+    (found,) = flaws({"_format_version": "3.0", "services": [service]})
+    assert flaw in found
+
+
+@pytest.mark.parametrize(
+    ("document", "flaw"),
+    [
+        ({"services": [{"name": "s"}]}, "neither url nor host"),
+        ({"services": [{"name": "s", "url": "tcp://a:1"}]}, "neither http nor https"),
+        ({"services": [{"name": "s", "url": "http://a", "retries": 40000}]}, "retries 40000"),
+        ({"services": [{"name": "s", "url": "http://a", "connect_timeout": 0}]}, "connect_timeout 0"),
+        ({"services": [{"name": "s", "url": "http://a"}, {"name": "s", "url": "http://b"}]}, "stands twice"),
+        ({"plugins": [{"name": "cors"}, {"name": "cors"}]}, "stands there twice"),
+        ({"plugins": [{"name": "pre-function", "config": {"access": []}}]}, "no function in any phase"),
+        ({"plugins": [{"name": "pre-function", "config": {"access": [5]}}]}, "a function that is no text"),
+        ({"plugins": [{"config": {}}]}, "has no name"),
+        ({"routes": [{"name": "a", "paths": ["/a"]}, {"name": "b", "paths": ["/a"]}]}, "same requests as route a"),
+    ],
+    ids=str,
+)
+def test_what_kong_would_refuse_is_a_flaw(document: Document, flaw: str) -> None:
+    """Names, ranges, and what may stand once."""
+    (found,) = flaws({"_format_version": "3.0"} | document)
+    assert flaw in found
