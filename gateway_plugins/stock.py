@@ -26,6 +26,7 @@ from authproxy.audit import get_logger
 from authproxy.gate.names import new_request_id
 from gateway_plugins.front import Front
 from gateway_plugins.handler import Call, Exit, Handler, Plugin, Wait
+from gateway_plugins.kong_log import Throttle
 from gateway_plugins.stock_process import CannotStart, background, set_process
 from gateway_plugins.stock_seats import SILENCE, Seat, seat_here
 from policies.decision import Deny, Reason
@@ -43,6 +44,7 @@ _INTEGERS: Final = range(-(2**63), 2**64)
 """Those that MessagePack can say."""
 
 _log = get_logger("kong")
+_failures = Throttle()
 
 
 def run(plugin: Plugin, kong: Any) -> None:
@@ -55,7 +57,8 @@ def run(plugin: Plugin, kong: Any) -> None:
     try:
         ending = _answer(plugin, pdk)
     except Exception as error:  # noqa: BLE001 (whatever broke, the request must not pass)
-        _log.error("a plugin failed", plugin=type(plugin).__module__, exc_info=error)
+        if _failures.admits():
+            _log.error("a plugin failed", plugin=type(plugin).__module__, exc_info=error, left_out=_failures.taken())
         ending = _broken()
     if ending is not None:
         pdk.exit(ending)

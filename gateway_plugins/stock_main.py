@@ -19,8 +19,8 @@ from typing import Any, Final, NoReturn
 
 from kong_pdk.cli import start_dedicated_server
 
-from authproxy.audit import configure_logging
-from authproxy.settings import load_settings
+from authproxy.settings import DEFAULT_FILE, load_settings
+from gateway_plugins.kong_log import configure_kong_log
 from gateway_plugins.stock_process import CannotStart, background, composed, set_process
 from policies.errors import PolicyError, SettingsError
 
@@ -31,44 +31,50 @@ _DUMPS: Final = frozenset({"-dump", "--dump"})
 
 def main(plugins: Mapping[str, Any], arguments: Sequence[str] | None = None) -> None:
     """Serve one of ``plugins``, or print what Kong's ``query_cmd`` wants (``--dump``)."""
+    names = ",".join(sorted(plugins))
     parser = argparse.ArgumentParser(
         "python -m gateway_plugins.stock",
-        usage=f"%(prog)s {{{','.join(sorted(plugins))}}} [--settings FILE] [options of kong-pdk]",
+        usage=f"%(prog)s {{{names}}} [--settings FILE] [--admin HOST:PORT] [--internal HOST:PORT] [kong-pdk's own]",
         add_help=False,
         allow_abbrev=False,
     )
     parser.add_argument("--settings", type=Path)
+    parser.add_argument("--admin", help="instead of the setting: several plugins can share a file, not an address")
+    parser.add_argument("--internal", help="likewise")
     name, *rest = [*(sys.argv[1:] if arguments is None else arguments), ""]
     if name not in plugins:
         parser.error("the first argument names the plugin")
     found, options = parser.parse_known_args(rest[:-1])
-    serve(name, plugins[name], options, refuse=parser.error, settings=found.settings)
+    if not _DUMPS.intersection(options):
+        flags = {"admin": found.admin, "internal": found.internal}
+        file = found.settings or Path(DEFAULT_FILE)
+        try:
+            settings = load_settings(flags, os.environ, file, file_is_required=found.settings is not None)
+        except SettingsError as error:
+            parser.error(str(error))
+        configure_kong_log(settings.log_level)
+        set_process(lambda: composed(settings))
+    serve(name, plugins[name], options, refuse=parser.error)
 
 
-def serve(
-    name: str, plugin: Any, options: Sequence[str], *, refuse: Callable[[str], NoReturn], settings: Path | None = None
-) -> None:
+def serve(name: str, plugin: Any, options: Sequence[str], *, refuse: Callable[[str], NoReturn]) -> None:
     """
-    Serve ``plugin``, a module of the kind of ``PLUGINS``, until SIGTERM.
+    Serve ``plugin``, a module of the kind of ``PLUGINS``, until SIGTERM; ``set_process`` says what is behind it.
 
     Args:
         name: by which Kong knows it.
         plugin: has ``Plugin``, ``Schema``, ``version`` and ``priority``.
         options: the stock server's own.
         refuse: told what an operator has to mend.
-        settings: a file; None: ``PORTERO_SETTINGS``, or whatever ``set_process`` was given.
     """
     if _POOLS.intersection(options):
         refuse("-m: processes of a pool cannot share one gate; use -g, or neither")
-    sys.argv = [name, *options, *([] if "--no-lua-style" in options else ["--no-lua-style"])]
+    # Kong looks for NAME.socket, where kong-pdk would listen on NAME.sock.
+    sys.argv = [name, "--no-lua-style", "--socket-name", f"{name}.socket", *options]
     if not _DUMPS.intersection(options):
         try:
-            if settings is not None:
-                loaded = load_settings({}, os.environ, settings, file_is_required=True)
-                configure_logging(loaded.log_level)
-                set_process(lambda: composed(loaded))
             background().running()
-        except (SettingsError, CannotStart) as error:
+        except CannotStart as error:
             cause = error.__cause__
             refuse(str(cause if isinstance(cause, SettingsError | PolicyError | CannotStart) else error))
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -79,9 +85,11 @@ def serve(
 
 def _end(*_signal: object) -> None:
     """At once: the stock server's threads wait for Kong's pooled connections, and would be waited for."""
-    background().stop(_DRAIN_S)
-    sys.stdout.flush()
-    os._exit(0)
+    try:
+        background().stop(_DRAIN_S)
+        sys.stdout.flush()
+    finally:
+        os._exit(0)
 
 
 def _end_with(parent: int) -> None:

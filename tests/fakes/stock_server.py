@@ -16,21 +16,19 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 _PATIENCE_S: Final = 20.0
 
 
-class StockServer:
+class StockProcess:
     """
-    Serves ``<folder>/scripted.socket`` until ``stop``.
+    Serves ``socket`` until ``stop``.
 
     Args:
-        folder: short, as paths of sockets are.
-        greenlets: as with ``-g``; else threads.
-        silence_s: longest silence of a handler towards Kong.
+        socket: its path is short, as paths of sockets are.
+        command: module and arguments of Python.
     """
 
-    def __init__(self, folder: Path, *, greenlets: bool, silence_s: float = 15.0) -> None:
-        self.socket = folder / f"{NAME}.socket"
-        self.log = folder / "stock.log"
-        self._command = [sys.executable, "-m", "tests.fakes.stock_child", str(silence_s)]
-        self._command += ["-p", str(folder), "--socket-name", self.socket.name, *(["-g"] if greenlets else [])]
+    def __init__(self, socket: Path, *command: str) -> None:
+        self.socket = socket
+        self.log = socket.with_suffix(".log")
+        self._command = [sys.executable, "-m", *command]
         self.start()
 
     def start(self) -> None:
@@ -70,3 +68,17 @@ class StockServer:
     def rss_bytes(self) -> int:
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGESIZE")
+
+
+def scripted(folder: Path, *, greenlets: bool, silence_s: float = 15.0) -> StockProcess:
+    """With the plugin of ``stock_child``; ``silence_s`` is the longest silence of a handler towards Kong."""
+    options = ["-p", str(folder), *(["-g"] if greenlets else [])]
+    return StockProcess(folder / f"{NAME}.socket", "tests.fakes.stock_child", str(silence_s), *options)
+
+
+def portero(folder: Path, plugin: str, settings: Path, *, greenlets: bool) -> StockProcess:
+    """With one of Portero's own; ``settings`` as JSON."""
+    options = ["-g"] if greenlets else []
+    return StockProcess(
+        folder / f"{plugin}.socket", "benchmarks._kong.stock", plugin, str(folder), str(settings), *options
+    )

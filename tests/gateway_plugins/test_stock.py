@@ -15,6 +15,7 @@ import pytest
 from gateway_plugins import stock
 from gateway_plugins.front import Front
 from gateway_plugins.handler import Call, Exit, Handler, Wait
+from gateway_plugins.kong_log import Throttle
 from gateway_plugins.stock_process import background
 
 FRONT = Front(cast("Any", None), cast("Any", None), None)
@@ -95,7 +96,9 @@ class Scripted:
 
 
 @pytest.fixture(autouse=True)
-def process() -> Iterator[type[FakeProcess]]:
+def process(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeProcess]]:
+    monkeypatch.setattr(stock, "_failures", Throttle())
+
     class Fresh(FakeProcess):
         starts = 0
 

@@ -19,7 +19,7 @@ import pytest
 
 from tests.fakes.kong_rpc import Entity, KongWorker, LuaError, Trace
 from tests.fakes.stock_child import NAME
-from tests.fakes.stock_server import ROOT, StockServer
+from tests.fakes.stock_server import ROOT, StockProcess, scripted
 
 ALLOW = Entity(NAME, {"do": "allow"})
 REFUSE = Entity(NAME, {"do": "refuse"})
@@ -68,14 +68,14 @@ class Request:
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["threads", "greenlets"])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StockServer]:
-    server = StockServer(tmp_path_factory.mktemp("s"), greenlets=request.param, silence_s=0.2)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StockProcess]:
+    server = scripted(tmp_path_factory.mktemp("s"), greenlets=request.param, silence_s=0.2)
     yield server
     assert server.stop() == 0
 
 
 @pytest.fixture
-async def kong(server: StockServer) -> AsyncIterator[KongWorker]:
+async def kong(server: StockProcess) -> AsyncIterator[KongWorker]:
     worker = KongWorker(server.socket.parent, read_timeout_s=0.5)
     yield worker
     worker.close()
@@ -91,7 +91,7 @@ async def refused(worker: KongWorker, do: str, status: int, **config: Any) -> Re
     return request
 
 
-async def test_what_a_plugin_can_mend(server: StockServer, kong: KongWorker) -> None:
+async def test_what_a_plugin_can_mend(server: StockProcess, kong: KongWorker) -> None:
     """An exception is a 500, a wait is answered, an exit is an exit; each connection stays good."""
     assert await Request().send(kong) == 200
     for do in ("break before", "break after"):
@@ -123,7 +123,7 @@ async def test_a_config_that_cannot_be_used(kong: KongWorker) -> None:
     await refused(kong, "break at the start", 500)
 
 
-async def test_a_byte_that_is_not_utf_8(server: StockServer, kong: KongWorker) -> None:
+async def test_a_byte_that_is_not_utf_8(server: StockProcess, kong: KongWorker) -> None:
     """The stock server breaks before the plugin sees it, and Kong would go on: no verdict, so nothing passes."""
     assert await Request().send(kong) == 200
     request = Request(b"portero/1\nx: \xff")
@@ -155,7 +155,7 @@ async def test_no_answer_in_time(kong: KongWorker) -> None:
     assert await Request().send(kong) == 200
 
 
-async def test_the_server_is_down(server: StockServer, kong: KongWorker) -> None:
+async def test_the_server_is_down(server: StockProcess, kong: KongWorker) -> None:
     """Known instance: Kong would go on, and nothing passes. Unknown: 500. Once it is back, it judges."""
     assert await Request().send(kong) == 200
     server.kill()
@@ -170,7 +170,7 @@ async def test_the_server_is_down(server: StockServer, kong: KongWorker) -> None
     assert await Request().send(kong, REFUSE) == 403
 
 
-async def test_a_flood_of_refusals(server: StockServer, kong: KongWorker) -> None:
+async def test_a_flood_of_refusals(server: StockProcess, kong: KongWorker) -> None:
     """Neither memory nor threads grow; without our remedies a refusal keeps some ten kilobytes."""
 
     async def flood(rounds: int) -> None:
@@ -186,7 +186,7 @@ async def test_a_flood_of_refusals(server: StockServer, kong: KongWorker) -> Non
     assert await Request().send(kong) == 200
 
 
-async def test_it_ends_as_kong_ends_it(server: StockServer, kong: KongWorker) -> None:
+async def test_it_ends_as_kong_ends_it(server: StockProcess, kong: KongWorker) -> None:
     """By SIGTERM and at once, though Kong keeps its connections open."""
     assert await Request().send(kong) == 200
     began = time.monotonic()

@@ -1,0 +1,1 @@
+"""What ``benchmarks/kong.py`` is made of: three plugin servers, and a load source that plays Kong."""
