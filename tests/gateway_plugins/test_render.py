@@ -2,6 +2,8 @@
 Policies as Kong's configuration: closed, deterministic, accepted by Kong, and routed by it as Portero routes.
 
 What Kong accepts is written down in ``render_rules``: neither PyPI nor npm nor Debian has Kong's schemas to check by.
+
+Longer than other modules: what is rendered, what changes it and how Kong routes by it are asked of the same policies.
 """
 
 from __future__ import annotations
