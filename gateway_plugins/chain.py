@@ -12,7 +12,7 @@ from ``kong.ctx.shared`` when its ``after`` names it, and never from a request's
     may, if nobody has (``policies.stages``). False is the default, also of a plugin that stands alone: a chain that
     nobody ends ends in the post-function's 503, never at the function.
 
-``portero kong render --split`` writes both.
+``portero kong render --chain`` writes both.
 """
 
 from __future__ import annotations

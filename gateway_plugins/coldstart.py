@@ -12,7 +12,7 @@ Its Kong config::
         after: [portero-tenant, portero-rbac, portero-ratelimit]   # must have run
         final: true                                                # it lets the request out
 
-``chain`` says how ``after`` and ``final`` work; ``portero kong render --split`` writes them.
+``chain`` says how ``after`` and ``final`` work; ``portero kong render --chain`` writes them.
 """
 
 from __future__ import annotations

@@ -16,21 +16,19 @@ from importlib.resources import files
 from typing import Final
 
 from policies.decision import Deny, Reason
-
-# One source of truth: the tables themselves, which nothing else may read.
 from policies.header_fields import (
-    _ANSWER_CACHING,
-    _ANSWER_CORS,
-    _ANSWER_EXACT,
-    _COOKIE_PREFIX,
-    _EXACT,
-    _HOP_BY_HOP,
-    _OUR_PREFIXES,
-    _OURS,
-    _TARGETED_CACHING,
+    ANSWER_CACHING,
+    ANSWER_CORS,
+    ANSWER_EXACT,
     CALLBACK_URL,
+    EXACT,
     HOP,
+    HOP_BY_HOP,
+    OUR_COOKIE_PREFIX,
+    OUR_NAMES,
+    OUR_PREFIXES,
     OURS,
+    TARGETED_CACHING,
 )
 from policies.problem import problem
 
@@ -65,14 +63,12 @@ def kept_names() -> frozenset[str]:
 
     Not what a stranger could speak for somebody else with, although Portero reads it: those stand in the facts.
     """
-    return frozenset(
-        name for name, kind in _EXACT.items() if kind != CALLBACK_URL and not name.startswith(_OUR_PREFIXES)
-    )
+    return frozenset(name for name, kind in EXACT.items() if kind != CALLBACK_URL and not name.startswith(OUR_PREFIXES))
 
 
 def removed_names() -> frozenset[str]:
     """Folded names that ``facts.lua`` removes, in whatever spelling is not one of ``kept_names``."""
-    return frozenset(_EXACT) | _HOP_BY_HOP | _OURS
+    return frozenset(EXACT) | HOP_BY_HOP | OUR_NAMES
 
 
 @cache
@@ -80,20 +76,20 @@ def _tables() -> Mapping[str, str]:
     return {
         "PORTERO_KEPT": _set(kept_names()),
         "PORTERO_REMOVED": _set(removed_names()),
-        "PORTERO_PREFIXES": "{ " + ", ".join(map(lua_string, _OUR_PREFIXES)) + " }",
+        "PORTERO_PREFIXES": "{ " + ", ".join(map(lua_string, OUR_PREFIXES)) + " }",
         "PORTERO_REFUSAL_BAD_REQUEST": _refusal(Reason.BAD_REQUEST),
         "PORTERO_REFUSAL_POLICY_UNAVAILABLE": _refusal(Reason.POLICY_UNAVAILABLE),
-        "PORTERO_ANSWER_REMOVED": _set((_HOP_BY_HOP | _answers(HOP) | _answers(OURS)) - _FRAMING),
-        "PORTERO_ANSWER_CORS": _set(_answers(_ANSWER_CORS)),
-        "PORTERO_ANSWER_CACHING": _set(_answers(_ANSWER_CACHING)),
-        "PORTERO_ANSWER_CACHING_ENDING": lua_string(_TARGETED_CACHING),
+        "PORTERO_ANSWER_REMOVED": _set((HOP_BY_HOP | _answers(HOP) | _answers(OURS)) - _FRAMING),
+        "PORTERO_ANSWER_CORS": _set(_answers(ANSWER_CORS)),
+        "PORTERO_ANSWER_CACHING": _set(_answers(ANSWER_CACHING)),
+        "PORTERO_ANSWER_CACHING_ENDING": lua_string(TARGETED_CACHING),
         "PORTERO_ANSWER_PREFIX": lua_string(OUR_ANSWER_PREFIX),
-        "PORTERO_COOKIE_PREFIX": lua_string(_COOKIE_PREFIX.decode("ascii")),
+        "PORTERO_COOKIE_PREFIX": lua_string(OUR_COOKIE_PREFIX.decode("ascii")),
     }
 
 
 def _answers(kind: int) -> frozenset[str]:
-    return frozenset(name for name, its in _ANSWER_EXACT.items() if its == kind)
+    return frozenset(name for name, its in ANSWER_EXACT.items() if its == kind)
 
 
 def _refusal(reason: Reason) -> str:

@@ -74,7 +74,7 @@ JOINED_BY: Final = {
 }
 """Lists: several fields are one (RFC 9110 section 5.3). Any other kind that is read may stand once (AP-R35)."""
 
-_EXACT: Final = {
+EXACT: Final = {
     "host": HOST,
     "authorization": AUTHORIZATION,
     "cookie": COOKIE,
@@ -103,7 +103,7 @@ _EXACT: Final = {
     "idempotency-key": IDEMPOTENCY_KEY,
     "prefer": PREFER,
 }
-_HOP_BY_HOP: Final = frozenset(
+HOP_BY_HOP: Final = frozenset(
     {
         "close",  # a connection option, not a field: Connection may name it
         "keep-alive",
@@ -115,7 +115,7 @@ _HOP_BY_HOP: Final = frozenset(
         "http2-settings",
     }
 )
-_OURS: Final = frozenset(
+OUR_NAMES: Final = frozenset(
     {
         "x-request-id",
         "x-forwarded",
@@ -129,7 +129,7 @@ _OURS: Final = frozenset(
         "x-method-override",
     }
 )
-_OUR_PREFIXES: Final = (
+OUR_PREFIXES: Final = (
     "x-portero-",
     "x-auth-request-",
     "x-forwarded-",
@@ -170,13 +170,13 @@ def classify(name: bytes) -> int:
     if not name or name.translate(None, _TOKEN):
         return BAD
     lowered = name.lower().decode("ascii")
-    kind = _EXACT.get(lowered)
+    kind = EXACT.get(lowered)
     if kind is not None:
         return kind
-    if lowered in _HOP_BY_HOP:
+    if lowered in HOP_BY_HOP:
         return HOP
     folded = name.translate(_FOLD).decode("ascii")
-    if folded in _EXACT or folded in _HOP_BY_HOP or folded in _OURS or folded.startswith(_OUR_PREFIXES):
+    if folded in EXACT or folded in HOP_BY_HOP or folded in OUR_NAMES or folded.startswith(OUR_PREFIXES):
         return OURS
     return KEEP
 
@@ -201,29 +201,29 @@ REQUEST_KINDS: Final = RequestKinds()
 _ANSWER_LENGTH: Final = 4
 _ANSWER_CONNECTION: Final = 5
 _ANSWER_COOKIE: Final = 6
-_ANSWER_CORS: Final = 7
-_ANSWER_CACHING: Final = 8
-_ANSWER_EXACT: Final = {
+ANSWER_CORS: Final = 7
+ANSWER_CACHING: Final = 8
+ANSWER_EXACT: Final = {
     "content-length": _ANSWER_LENGTH,
     "connection": _ANSWER_CONNECTION,
     "set-cookie": _ANSWER_COOKIE,
-    "access-control-allow-origin": _ANSWER_CORS,
-    "access-control-allow-credentials": _ANSWER_CORS,
-    "access-control-expose-headers": _ANSWER_CORS,
-    "cache-control": _ANSWER_CACHING,
-    "expires": _ANSWER_CACHING,
-    "surrogate-control": _ANSWER_CACHING,
-    "edge-control": _ANSWER_CACHING,
-    "x-accel-expires": _ANSWER_CACHING,
+    "access-control-allow-origin": ANSWER_CORS,
+    "access-control-allow-credentials": ANSWER_CORS,
+    "access-control-expose-headers": ANSWER_CORS,
+    "cache-control": ANSWER_CACHING,
+    "expires": ANSWER_CACHING,
+    "surrogate-control": ANSWER_CACHING,
+    "edge-control": ANSWER_CACHING,
+    "x-accel-expires": ANSWER_CACHING,
     "transfer-encoding": HOP,
     "upgrade": HOP,
     "x-request-id": OURS,  # added anew
 }
-_TARGETED_CACHING: Final = "cdn-cache-control"
+TARGETED_CACHING: Final = "cdn-cache-control"
 """Ends the names by which caches are told apart (RFC 9213), ``cloudflare-cdn-cache-control`` among them."""
 _CONNECTION_OPTIONS: Final = frozenset({b"close", b"keep-alive", b"upgrade", b""})
 """What ``Connection`` says without naming a field that would still be there."""
-_COOKIE_PREFIX: Final = b"__host-portero"
+OUR_COOKIE_PREFIX: Final = b"__host-portero"
 """Session, login and every later cookie of ours; folded, because browsers match the ``__Host-`` prefix in any case."""
 _PADDING: Final = b" \t="
 """A cookie without a name, ``=__Host-portero=x``, is sent back as ``__Host-portero=x`` by older browsers."""
@@ -236,13 +236,13 @@ def classify_answer(name: bytes) -> int:
     if not name or name.translate(None, _TOKEN):
         return BAD
     lowered = name.lower().decode("ascii")
-    kind = _ANSWER_EXACT.get(lowered)
+    kind = ANSWER_EXACT.get(lowered)
     if kind is not None:
         return kind
-    if lowered in _HOP_BY_HOP:
+    if lowered in HOP_BY_HOP:
         return HOP
-    if lowered.endswith(_TARGETED_CACHING):
-        return _ANSWER_CACHING
+    if lowered.endswith(TARGETED_CACHING):
+        return ANSWER_CACHING
     return OURS if name.translate(_FOLD).startswith(b"x-portero-") else KEEP
 
 
@@ -272,7 +272,7 @@ class AnswerFields(NamedTuple):
 
 def is_our_cookie(pair: bytes) -> bool:
     """Whether ``name=value`` is, or would come back as, a cookie of Portero's."""
-    return pair.lstrip(_PADDING)[: len(_COOKIE_PREFIX)].lower() == _COOKIE_PREFIX
+    return pair.lstrip(_PADDING)[: len(OUR_COOKIE_PREFIX)].lower() == OUR_COOKIE_PREFIX
 
 
 def filter_answer(
@@ -314,7 +314,7 @@ def filter_answer(
                 named = {token.strip(b" \t").lower() for token in pair[1].split(b",")}.union(named or ())
         elif kind == BAD:
             return None
-        elif (kind == _ANSWER_CORS and not replaces_cors) or (kind == _ANSWER_CACHING and not is_private):
+        elif (kind == ANSWER_CORS and not replaces_cors) or (kind == ANSWER_CACHING and not is_private):
             kept.append(pair)
     if named is not None and not named <= _CONNECTION_OPTIONS:
         kept = [pair for pair in kept if pair[0].lower() not in named]

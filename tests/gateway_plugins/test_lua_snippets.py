@@ -23,7 +23,7 @@ from gateway_plugins import render_lua
 from gateway_plugins.facts import read_facts
 from gateway_plugins.render_lua import snippet
 from policies.header_fields import (
-    _OUR_PREFIXES,
+    OUR_PREFIXES,
     BAD,
     CALLBACK_URL,
     CLIENT_CERT,
@@ -295,7 +295,7 @@ def test_marks_that_were_there_before_are_not_believed() -> None:
 REMOVED_KINDS: Final = frozenset(
     {HOP, OURS, BAD, TENANT_HINT, FORWARDED_FOR, FORWARDED_PROTO, CLIENT_CERT, CALLBACK_URL}
 )
-KNOWN: Final = sorted(render_lua.removed_names() | {f"{prefix}a" for prefix in _OUR_PREFIXES})
+KNOWN: Final = sorted(render_lua.removed_names() | {f"{prefix}a" for prefix in OUR_PREFIXES})
 SPELLINGS: Final = st.builds(
     lambda name, marks, upper: "".join(
         marks[i % len(marks)] if c == "-" else c.upper() if upper >> (i % 8) & 1 else c for i, c in enumerate(name)
