@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
+from authproxy.gate.passes import Passes
 from authproxy.gate.verdict import Undecided
+from policies.request import Head
 from tests.fakes.internal import Door, running_door, until
+from tests.fakes.kong_world import KongWorld, running_kong_world
+from tests.fakes.world import request_bytes
 
 REQUESTS = 200
 
@@ -65,3 +70,80 @@ async def test_half_of_the_callers_leave(door: Door) -> None:
     assert len(door.world.faas.requests) == 40
     assert len(door.world.faas.wake_calls) == 1
     await until(door.is_idle)
+
+
+# -- with Kong itself in front, as far as it can be stood in for -----------------------------------------------------
+
+
+@pytest.fixture
+async def kong() -> AsyncIterator[KongWorld]:
+    async with running_kong_world() as world:
+        yield world
+
+
+def is_idle(world: KongWorld) -> bool:
+    parts = world.app.parts
+    return not (len(parts.live) or parts.activator.held or len(passes_of(world)))
+
+
+def passes_of(world: KongWorld) -> Passes:
+    app: Any = world.app
+    passes: Passes = app.front.passes
+    return passes
+
+
+async def test_a_cold_function_behind_kong(kong: KongWorld) -> None:
+    """200 requests through Kong: one wake, all answered, each in its caller's name."""
+    key = kong.faas.add("survey-report", "acme", replicas=0, start_s=0.6)
+    tokens = [kong.token(f"caller-{number}") for number in range(10)]
+    asked = (kong.get("/reports/es", token=tokens[number % 10]) for number in range(REQUESTS))
+    answers = await asyncio.gather(*asked)
+    assert Counter((answer.status, answer.reason) for answer in answers) == {(200, None): REQUESTS}
+    assert kong.faas.wake_calls == [key]
+    told = Counter(dict(one.fields).get("X-Portero-Subject") for one in kong.faas.requests)
+    assert told == {f"login|caller-{number}": REQUESTS // 10 for number in range(10)}
+    assert not [one for one in kong.faas.requests if any("pass" in name.lower() for name, _ in one.fields)]
+    await until(lambda: is_idle(kong))
+    # Awake by now: Kong talks to the function itself.
+    assert (await kong.get("/reports/es", token=tokens[0])).status == 200
+    assert kong.trace.target != kong.app.public_address
+
+
+async def test_a_body_waits_with_its_request(kong: KongWorld) -> None:
+    """Held here, it is whole when the function gets it; one too large wakes nothing."""
+    kong.faas.add("survey-submit", "acme", replicas=0, start_s=0.3)
+    large = await kong.send(request_bytes("POST /function/survey-submit", body=b"x" * 1025))
+    assert (large.status, large.reason) == (413, "body-too-large")
+    assert not kong.faas.wake_calls
+    answer = await kong.send(request_bytes("POST /function/survey-submit", body=b"x" * 1024))
+    assert answer.status == 200
+    assert [one.body for one in kong.faas.requests] == [b"x" * 1024]
+
+
+@pytest.mark.parametrize("name", ["X-Portero-Pass", "x-portero-pass", "X_Portero_Pass", "X-Portero_Pass"])
+async def test_a_clients_own_pass_is_never_seen(kong: KongWorld, name: str) -> None:
+    """Not even a real one that waits: what Kong sends on is the one that it was given."""
+    kong.faas.add("survey-web", "acme", replicas=0, start_s=0.2)
+    gate = kong.app.parts.gate
+    verdict: Any = gate.decide_now(
+        Head("GET", b"/function/survey-web", ((b"Host", b"acme.test"),), (1, 1), "198.51.100.7", "http")
+    )
+    stolen = passes_of(kong).issue(verdict)
+    assert stolen is not None
+    for value in (stolen, "A" * 72):
+        answer = await kong.get("/function/survey-web", fields=[(name, value)])
+        assert answer.status == 200
+    assert len(passes_of(kong)) == 1
+    assert not [one for one in kong.faas.requests if any("pass" in key.lower() for key, _ in one.fields)]
+    passes_of(kong).take_back(stolen)
+
+
+async def test_a_client_of_kong_that_leaves_is_forgotten(kong: KongWorld) -> None:
+    """Kong hangs up here when its client has gone: nobody is held for nobody."""
+    kong.faas.add("survey-report", "acme", replicas=0, start_s=60)
+    _, writer = await asyncio.open_connection(*kong.kong.address)
+    writer.write(request_bytes("GET /reports/es", token=kong.token()))
+    await until(lambda: kong.app.parts.activator.held)
+    writer.close()
+    await until(lambda: is_idle(kong))
+    assert not kong.faas.requests
