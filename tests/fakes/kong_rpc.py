@@ -179,12 +179,14 @@ class Rpc:
             return
         self._pool.append(connection)
         if len(self._pool) > self._pool_size:
-            self._pool.pop(0)[1].transport.abort()
+            oldest = self._pool.pop(0)[1]
+            oldest.transport.abort()
 
     def close(self) -> None:
         """Close what lies in the pool."""
-        while self._pool:
-            self._pool.pop()[1].transport.abort()
+        for _, writer in self._pool:
+            writer.transport.abort()
+        self._pool.clear()
 
 
 def _was_disturbed(reader: asyncio.StreamReader) -> bool:

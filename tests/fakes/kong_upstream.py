@@ -260,9 +260,11 @@ class Upstreams:
         return connection
 
     def close(self) -> None:
+        """Close what is kept."""
         for kept in self._kept.values():
-            while kept:
-                kept.pop()[1].transport.abort()
+            for _, writer in kept:
+                writer.transport.abort()
+        self._kept.clear()
 
 
 class _NoAnswer(Exception):

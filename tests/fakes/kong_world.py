@@ -32,9 +32,8 @@ DUMPS: Final[Dumps] = {name: dump(name) for name in PLUGINS}
 
 def rendered(policies: Path, *, chain: bool = False) -> str:
     """``kong.yml`` of a policy folder."""
-    [text] = render(
-        compile_files({file.name: file.read_bytes() for file in policies.glob("*.yaml")}), chain=chain
-    ).values()
+    files = {file.name: file.read_bytes() for file in policies.glob("*.yaml")}
+    [text] = render(compile_files(files, allow_loopback_http=True), chain=chain).values()
     return text
 
 
