@@ -16,18 +16,10 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from authproxy.gate.verdict import Deferred, DirectAnswer, PageCall, Passed, Refused, StagePassed, Undecided, Verdict
+from gateway_plugins.changes import changes
 from gateway_plugins.front import Front, Passable
 from gateway_plugins.handler import Exit
 from policies.decision import Deny, Reason
-from policies.header_fields import (
-    CONNECTION,
-    CONTENT_LENGTH,
-    EXPECT,
-    HOST,
-    REQUEST_KINDS,
-    TRANSFER_ENCODING,
-    UPGRADE,
-)
 from policies.principal import Principal
 from policies.request import Head
 from policies.tables import Timeouts
@@ -36,10 +28,6 @@ VERDICT: Final = "portero_verdict"
 """Key in ``kong.ctx.shared``."""
 PASS_FIELD: Final = "X-Portero-Pass"  # noqa: S105 (a field's name)
 
-_NGINXS: Final = frozenset({HOST, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE, EXPECT})
-"""Kinds of fields that nginx frames the request by, and writes anew itself: never cleared."""
-_FORWARDED: Final = {b"x-forwarded-for": "for", b"x-forwarded-proto": "proto", b"x-forwarded-host": "host"}
-"""What Kong writes from variables of its own, whatever the request's fields say."""
 _JUDGED: Final = (b"authorization", b"cookie", b"dpop")
 """Not sent to the internal listener: they have been judged, and wait there with the request."""
 _MAX_MS: Final = 2**31 - 2
@@ -143,7 +131,7 @@ def direct_verdict(passed: Passed, head: Head) -> dict[str, Any]:
     address, target, host = passed.destination
     request, allow = passed.request, passed.allow
     path, mark, query = target.decode("ascii").partition("?")
-    cleared, written, forwarded = _changes(head, passed.request_block)
+    cleared, written, forwarded = changes(head, passed)
     written["Host"] = host.decode("ascii")
     route, principal, timeouts = allow.place.route, allow.principal, allow.place.spec.timeouts
     silence_ms = _ms(max(timeouts.first_byte_s, timeouts.idle_s))
@@ -199,44 +187,6 @@ def _patience_s(verdict: Passable) -> float:
 
 def _ms(seconds: float) -> int:
     return max(1, min(_MAX_MS, round(seconds * 1000)))
-
-
-def _changes(head: Head, leaving: bytes) -> tuple[list[str], dict[str, str | list[str]], dict[str, str]]:
-    """
-    What makes of ``head`` the request whose block is ``leaving``: fields to clear, to write, and those of Kong's own.
-
-    Both are compared as they stand, so that the function gets what the proxy would send, however that came about.
-    """
-    had: dict[bytes, list[bytes]] = {}
-    for name, value in head.fields:
-        lowered = name.lower()
-        if lowered in had:
-            had[lowered].append(value)
-        else:
-            had[lowered] = [value]
-    sent: dict[bytes, list[bytes]] = {}
-    shown: dict[bytes, bytes] = {}
-    for line in leaving.split(b"\r\n")[1:-1]:
-        name, _, value = line.partition(b": ")
-        lowered = name.lower()
-        if lowered in sent:
-            sent[lowered].append(value)
-        else:
-            sent[lowered] = [value]
-            shown[lowered] = name
-    del sent[b"host"]
-    written: dict[str, str | list[str]] = {}
-    forwarded: dict[str, str] = {}
-    for lowered, values in sent.items():
-        is_there = had.pop(lowered, None) == values
-        if (own := _FORWARDED.get(lowered)) is not None:
-            forwarded[own] = values[0].decode("ascii")
-        elif not is_there:
-            text = [value.decode("ascii") for value in values]
-            written[shown[lowered].decode("ascii")] = text[0] if len(text) == 1 else text
-    kinds = REQUEST_KINDS
-    cleared = [name.decode("ascii") for name in had if kinds[name] not in _NGINXS]
-    return cleared, written, forwarded
 
 
 # -- what is answered here -------------------------------------------------------------------------------------------
