@@ -132,7 +132,6 @@ class _Turns:
                 generator = self._generator = self._plugin.answer(self._front)
             step = generator.send(value) if error is None else generator.throw(error)
             if type(step) is Wait:
-                self._seat.waits()
                 self._awaited = asyncio.ensure_future(step.awaitable, loop=self._loop)
                 self._awaited.add_done_callback(self._come)
                 return

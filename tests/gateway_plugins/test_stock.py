@@ -406,7 +406,7 @@ def test_a_busy_loop_does_not_stop_the_hub() -> None:
     ticks: list[float] = []
 
     def answer(_front: Front) -> Handler:
-        time.sleep(0.3)
+        time.sleep(0.2)
         yield GET
         return None
 
