@@ -263,6 +263,7 @@ class KongFront:
             request.answer = Answer(answer.status, answer.fields, source="service")
             request.upstream_fields = answer.came
             if not self._filter(client, request, chain):
+                answer.abort()
                 return False
             is_chunked = answer.length is None and answer.has_body and request.head.version > 1000
             is_framed = is_chunked or not answer.is_endless

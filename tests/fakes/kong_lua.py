@@ -222,7 +222,10 @@ def _log(request: KongRequest, level: int, *parts: Any) -> None:
 def _exit(request: KongRequest, status: int) -> None:
     if status < 200:  # OK, DECLINED: on to the next phase, which for a plugin means on to the next one
         raise LuaError(f"no support for ngx.exit({status})")
-    request.answer = Answer(int(status), list(request.early_fields), body=b"")
+    page = f"<html><body><h1>{int(status)}</h1></body></html>\r\n".encode()
+    request.answer = Answer(int(status), list(request.early_fields), page)
+    request.set_answer_header(b"Content-Type", b"text/html")
+    request.set_answer_header(b"Content-Length", len(page))
     raise Exited
 
 
