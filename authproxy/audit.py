@@ -14,6 +14,7 @@ Longer than other modules: a line's form, and the one way that lines leave by, a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import select
@@ -349,8 +350,13 @@ def _as_line(logger: object, name: str, event: structlog.typing.EventDict) -> st
 
 
 def _to_stderr(_logger: object, _name: str, line: object) -> str:
-    """Last step of the log: looks stderr up at each line, so that a redirected one is honoured."""
-    sys.stderr.write(str(line) + "\n")
+    """
+    Last step of the log: looks stderr up at each line, so that a redirected one is honoured.
+
+    A line that nobody takes is lost: what is told must not decide what is done (Kong stops reading at its reload).
+    """
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(str(line) + "\n")
     raise structlog.DropEvent
 
 

@@ -22,6 +22,7 @@ from authproxy.gate.passes import Passes
 from authproxy.settings import Settings
 from gateway_plugins.front import Front
 from gateway_plugins.server import PluginServer
+from policies.errors import SettingsError
 
 
 class KongApp(App):
@@ -74,7 +75,11 @@ class KongApp(App):
                 socket_mode=int(settings.kong_socket_mode, 8),
                 metrics=parts.metrics,
             )
-            await self._server.start()
+            try:
+                await self._server.start()
+            except OSError as error:
+                why = (error.strerror or str(error)).lower()
+                raise SettingsError([f"kong_sockets: {settings.kong_sockets} cannot hold the sockets: {why}"]) from None
         return host, port
 
     async def stop(self, drain_s: float | None = None) -> None:

@@ -20,7 +20,6 @@ from gateway_plugins.changes import changes
 from gateway_plugins.front import Front, Passable
 from gateway_plugins.handler import Exit
 from policies.decision import Deny, Reason
-from policies.principal import Principal
 from policies.request import Head
 from policies.tables import Timeouts
 
@@ -138,7 +137,6 @@ def direct_verdict(passed: Passed, head: Head) -> dict[str, Any]:
     table: dict[str, Any] = {
         "host": address.host,
         "port": address.port,
-        "scheme": "https" if address.is_tls else "http",
         "path": path,
         "clear": cleared,
         "set": written,
@@ -164,7 +162,6 @@ def internal_verdict(internal: tuple[str, int], token: str, verdict: Passable, h
     return {
         "host": internal[0],
         "port": internal[1],
-        "scheme": "http",
         "path": request.target.path,
         "clear": here,
         "set": {"Host": request.authority, PASS_FIELD: token},
@@ -198,14 +195,6 @@ def as_exit(answer: Refused | DirectAnswer) -> Exit:
         return Exit(answer.status, _by_name(answer.fields), b"")
     problem = answer.problem
     return Exit(problem.status, _by_name(problem.fields), problem.body)
-
-
-def with_cookies(answer: Exit, principal: Principal | None) -> Exit:
-    """``answer`` with the cookies that an earlier plugin of the chain has made anew: the old ones may be void."""
-    if principal is None or not principal.set_cookie or "Set-Cookie" in answer.fields:
-        return answer
-    cookies = [value for name, value in _lines(principal.set_cookie) if name == "Set-Cookie"]
-    return answer._replace(fields={**answer.fields, "Set-Cookie": cookies})
 
 
 def _lines(block: bytes) -> list[tuple[str, str]]:

@@ -22,14 +22,13 @@ from functools import partial
 from typing import Any, ClassVar, Final
 
 from authproxy.gate.verdict import DirectAnswer, PageCall, Refused, StagePassed, Undecided, Verdict
-from gateway_plugins.answers import as_exit, with_cookies
+from gateway_plugins.answers import as_exit
 from gateway_plugins.facts import read_facts
 from gateway_plugins.found import FOUND, read_found, write_found
 from gateway_plugins.front import Front
 from gateway_plugins.handler import Call, Exit, Handler
 from gateway_plugins.steps import ASK_FACTS, broken, complain, leave, settled, without_facts
 from policies.decision import Deny, Reason
-from policies.principal import Principal
 from policies.request import Head
 from policies.stages import ORDER, Earlier, Stage, judge_stages
 
@@ -84,15 +83,13 @@ class ChainPlugin:
                     return self._unlinked(front, head)
             asks = partial(judge_stages, stages=frozenset({self.stage}), earlier=earlier, is_final=self._is_final)
             request_id = None if earlier is None else earlier.request_id
-            verdict = yield from settled(front, front.gate.decide_now(head, None, asks, request_id))
+            caller = None if earlier is None else earlier.principal
+            verdict = yield from settled(front, front.gate.decide_now(head, None, asks, request_id, caller))
             if self._is_final:
-                ending = yield from leave(front, verdict, head, may_be_direct=True)
-            else:
-                ending = yield from self._pass_on(front, verdict, earlier)
+                return (yield from leave(front, verdict, head, may_be_direct=True))
+            return (yield from self._pass_on(front, verdict, earlier))
         except Exception:  # noqa: BLE001 (whatever broke, the request must not pass)
-            ending = broken(front, head, self._name)
-        caller: Principal | None = None if earlier is None else earlier.principal
-        return None if ending is None else with_cookies(ending, caller)
+            return broken(front, head, self._name)
 
     def _pass_on(self, front: Front, verdict: Verdict | Undecided, earlier: Earlier | None) -> Handler:
         """Leave what was found for the next one; a refusal is an answer already."""

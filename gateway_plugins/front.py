@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from authproxy.gate.verdict import Deferred, PageCall, Passed, Refused, Undecided, Verdict
 from policies.decision import Decision, Deny, Known, Reason, Refusal
 from policies.pipeline import Need, judge
+from policies.principal import Principal
 from policies.request import AccessRequest, Head, HeadMemo
 from policies.tables import PolicySet
 
@@ -26,7 +27,12 @@ class PluginGate(Protocol):
     """What handlers need of ``authproxy.gate.gate.Gate``."""
 
     def decide_now(
-        self, head: Head, memo: HeadMemo | None = None, asks: Judge = judge, request_id: str | None = None
+        self,
+        head: Head,
+        memo: HeadMemo | None = None,
+        asks: Judge = judge,
+        request_id: str | None = None,
+        caller: Principal | None = None,
     ) -> Verdict | Undecided: ...
 
     async def decide_unheld(self, undecided: Undecided) -> Verdict | Undecided: ...

@@ -19,7 +19,6 @@ DEFAULT_START: Final = "/usr/local/bin/portero kong-plugin-server --end-with-par
 DEFAULT_QUERY: Final = "/usr/local/bin/portero kong-plugin-server --dump {name}"
 DEFAULT_CONFIG: Final = "/kong/kong.yml"
 DEFAULT_FOLDER: Final = "/usr/local/kong"
-SYSTEM_CERTIFICATES: Final = "/etc/ssl/certs/ca-certificates.crt"
 
 Line = tuple[str, str, str]
 """Property, value, why."""
@@ -33,7 +32,6 @@ def conf_lines(
     socket_folder: str = DEFAULT_FOLDER,
     start_cmd: str | None = DEFAULT_START,
     query_cmd: str = DEFAULT_QUERY,
-    certificates: str | None = None,
 ) -> str:
     """
     Lines for ``kong.conf``.
@@ -45,10 +43,8 @@ def conf_lines(
         socket_folder: where the plugin server's sockets are, ``<name>.socket``.
         start_cmd: what Kong starts, with an empty environment; None: the process is somebody else's to run.
         query_cmd: prints one plugin's description; ``{name}`` is put in.
-        certificates: file of the authorities that functions' certificates are checked against; None: no function
-            behind Kong is reached by https.
     """
-    lines = _lines(_used(plugins, chain=chain), declarative_config, socket_folder, start_cmd, query_cmd, certificates)
+    lines = _lines(_used(plugins, chain=chain), declarative_config, socket_folder, start_cmd, query_cmd)
     text, said = "", ""
     for name, value, why in lines:
         if why != said:
@@ -66,10 +62,9 @@ def environment_lines(
     socket_folder: str = DEFAULT_FOLDER,
     start_cmd: str | None = DEFAULT_START,
     query_cmd: str = DEFAULT_QUERY,
-    certificates: str | None = None,
 ) -> dict[str, str]:
     """The same as variables: ``KONG_DATABASE=off`` and so on."""
-    lines = _lines(_used(plugins, chain=chain), declarative_config, socket_folder, start_cmd, query_cmd, certificates)
+    lines = _lines(_used(plugins, chain=chain), declarative_config, socket_folder, start_cmd, query_cmd)
     return {f"KONG_{name.upper()}": value for name, value, _ in lines}
 
 
@@ -84,9 +79,7 @@ def _used(plugins: Iterable[str] | None, *, chain: bool) -> tuple[str, ...]:
     return tuple(plugins)
 
 
-def _lines(
-    plugins: tuple[str, ...], config: str, folder: str, start_cmd: str | None, query_cmd: str, certificates: str | None
-) -> list[Line]:
+def _lines(plugins: tuple[str, ...], config: str, folder: str, start_cmd: str | None, query_cmd: str) -> list[Line]:
     if unknown := [name for name in plugins if name not in ALL_PLUGINS]:
         raise ValueError(f"no plugin of Portero's: {', '.join(unknown)}; expected some of {', '.join(ALL_PLUGINS)}")
     why = "The configuration that was rendered."
@@ -112,7 +105,4 @@ def _lines(
         ),
         ("headers", "off", "What a function answers is not added to: no Server, Via and X-Kong-*."),
     ]
-    if certificates is not None:
-        why = "Functions' certificates are checked, and by these authorities."
-        lines.append(("nginx_proxy_proxy_ssl_trusted_certificate", certificates, why))
     return lines

@@ -39,6 +39,7 @@ OUR_ANSWER_PREFIX: Final = "x-portero-"
 """Folded beginning of the answer fields that a function cannot say (``classify_answer``)."""
 _FRAMING: Final = frozenset({"transfer-encoding"})
 """nginx reads and writes it itself; what Lua sees of it is the answer's own."""
+_NOT_JUDGED: Final = Deny(Reason.POLICY_UNAVAILABLE, "nobody can be asked at the moment whether this is allowed")
 _ID: Final = "\N{BULLET}"
 """Stands for the request's id, which only nginx knows; nothing that Portero writes holds it."""
 _PLACEHOLDER: Final = re.compile(r"\bPORTERO_[A-Z_]+\b")
@@ -77,8 +78,8 @@ def _tables() -> Mapping[str, str]:
         "PORTERO_KEPT": _set(kept_names()),
         "PORTERO_REMOVED": _set(removed_names()),
         "PORTERO_PREFIXES": "{ " + ", ".join(map(lua_string, OUR_PREFIXES)) + " }",
-        "PORTERO_REFUSAL_BAD_REQUEST": _refusal(Reason.BAD_REQUEST),
-        "PORTERO_REFUSAL_POLICY_UNAVAILABLE": _refusal(Reason.POLICY_UNAVAILABLE),
+        "PORTERO_REFUSAL_BAD_REQUEST": _refusal(Deny(Reason.BAD_REQUEST)),
+        "PORTERO_REFUSAL_POLICY_UNAVAILABLE": _refusal(_NOT_JUDGED),
         "PORTERO_ANSWER_REMOVED": _set((HOP_BY_HOP | _answers(HOP) | _answers(OURS)) - _FRAMING),
         "PORTERO_ANSWER_CORS": _set(_answers(ANSWER_CORS)),
         "PORTERO_ANSWER_CACHING": _set(_answers(ANSWER_CACHING)),
@@ -92,9 +93,9 @@ def _answers(kind: int) -> frozenset[str]:
     return frozenset(name for name, its in ANSWER_EXACT.items() if its == kind)
 
 
-def _refusal(reason: Reason) -> str:
-    """The problem document of ``reason``, in two halves around the request's id."""
-    said = problem(Deny(reason), "")
+def _refusal(deny: Deny) -> str:
+    """Its problem document, in two halves around the request's id."""
+    said = problem(deny, "")
     before, after = json.dumps({**(said.members or {}), "request_id": _ID}, ensure_ascii=False).split(_ID)
     fields = sorted((name, value) for name, value in said.fields if name != "X-Request-Id")
     pairs = ", ".join(f"[{lua_string(name)}] = {lua_string(value)}" for name, value in fields)

@@ -25,7 +25,7 @@ from gateway_plugins.instances import MAX_INSTANCES, Instances, new_ids
 from gateway_plugins.plugins import PLUGINS, PluginModule
 from gateway_plugins.protocol import SILENT_S, Connections, KongConnection
 from gateway_plugins.service import PluginService
-from gateway_plugins.sockets import SocketFile
+from gateway_plugins.sockets import BACKLOG, SocketFile
 
 _REFUSING_S: Final = 0.25
 """For the last refusals to be fetched when the drain deadline has passed; no more than the deadline itself."""
@@ -92,7 +92,9 @@ class PluginServer:
                 service = PluginService(module, self._front, self._events, instances, self._counts(name))
                 file = SocketFile(self._folder / f"{name}.socket", mode=self._socket_mode)
                 self._files.append(file)
-                self._servers.append(await loop.create_unix_server(self._factory(service), sock=file.socket))
+                self._servers.append(
+                    await loop.create_unix_server(self._factory(service), sock=file.socket, backlog=BACKLOG)
+                )
         except BaseException:  # cancelled while starting, too: no name may be left
             await self.stop(0)
             raise

@@ -21,6 +21,8 @@ from typing import Final
 
 MAX_PATH_BYTES: Final = 107
 """sun_path of Linux is 108 bytes with its final zero (unix(7))."""
+BACKLOG: Final = 4096
+"""Connections that wait to be accepted; the system may allow less (net.core.somaxconn)."""
 _ANSWERS_WITHIN_S: Final = 1.0
 
 
@@ -36,7 +38,7 @@ class SocketFile:
     Raises: OSError: the folder cannot be written to, the path is too long, is no socket, or somebody answers on it.
     """
 
-    def __init__(self, path: Path, *, mode: int = 0o600, backlog: int = 4096) -> None:
+    def __init__(self, path: Path, *, mode: int = 0o600, backlog: int = BACKLOG) -> None:
         self.path = path
         draft = path.with_name(f".{path.name}.{os.getpid()}")
         if len(os.fsencode(draft)) > MAX_PATH_BYTES:

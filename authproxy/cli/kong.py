@@ -102,14 +102,12 @@ Examples:
 @click.option(
     "--query", default=DEFAULT_QUERY, show_default=True, help="What prints a plugin's description, of that {name}."
 )
-@click.option("--certificates", help="File of the authorities of functions that are reached by https.")
 @_CHAIN
 def conf(
     config: str,
     sockets: str,
     start: str,
     query: str,
-    certificates: str | None,
     *,
     environment: bool,
     is_foreign: bool,
@@ -124,7 +122,6 @@ def conf(
             socket_folder=sockets,
             start_cmd=start_cmd,
             query_cmd=query,
-            certificates=certificates,
         )
         click.echo(environment_text(variables), nl=False)
         return
@@ -134,7 +131,6 @@ def conf(
         socket_folder=sockets,
         start_cmd=start_cmd,
         query_cmd=query,
-        certificates=certificates,
     )
     click.echo(text, nl=False)
 

@@ -107,7 +107,12 @@ class Gate:
     # -- deciding ------------------------------------------------------------------------------------------------
 
     def decide_now(
-        self, head: Head, memo: HeadMemo | None = None, asks: Judge = judge, request_id: str | None = None
+        self,
+        head: Head,
+        memo: HeadMemo | None = None,
+        asks: Judge = judge,
+        request_id: str | None = None,
+        caller: Principal | None = None,
     ) -> Verdict | Undecided:
         """
         Judge without waiting; ``Undecided`` when something has to be waited for.
@@ -117,9 +122,10 @@ class Gate:
             memo: the connection's.
             asks: which questions are asked.
             request_id: by which the request is known already; None: it gets a new one.
+            caller: who is calling, where that is known already.
         """
         now = self._clock()
-        case = Case(head, None, self._folder.active, request_id or new_request_id(), now)
+        case = Case(head, None, self._folder.active, request_id or new_request_id(), now, caller)
         try:
             if self._is_draining:
                 return self._refuse(Deny(Reason.DRAINING, retry_after_s=5), case)
@@ -227,7 +233,14 @@ class Gate:
 
     def abandon(self, undecided: Undecided) -> None:
         """The client left before ``decide`` was awaited: count and audit it."""
-        self._refuse(Deny(Reason.CLIENT_GONE, tenant=undecided.need.place.tenant.name), undecided.case)
+        self.refuse_undecided(undecided, Deny(Reason.CLIENT_GONE))
+
+    def refuse_undecided(self, undecided: Undecided, refusal: Refusal) -> Refused:
+        """It ends where it stands; nothing was taken for it that has to be given back."""
+        if refusal.tenant is None:
+            refusal = replace(refusal, tenant=undecided.need.place.tenant.name)
+        undecided.judging.close()
+        return self._refuse(refusal, undecided.case)
 
     # -- concluding ----------------------------------------------------------------------------------------------
 

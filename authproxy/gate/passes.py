@@ -34,9 +34,9 @@ from typing import Final, Protocol
 from authproxy.audit import get_logger
 from authproxy.gate.live import GOING_AWAY
 from authproxy.gate.verdict import Deferred, PageCall, Passed, Refused, Undecided
-from policies.decision import Allow, Challenge, Deny, Reason, Refusal
+from policies.decision import Challenge, Deny, Reason, Refusal
 from policies.pipeline import Ready
-from policies.principal import Principal, anonymous
+from policies.principal import Principal
 from policies.request import AccessRequest, Head
 
 Passable = Undecided | Passed | PageCall | Deferred
@@ -75,6 +75,8 @@ class PassGate(Protocol):
     def page_refused(self, call: PageCall, refusal: Refusal) -> Refused: ...
 
     def deferred_refused(self, deferred: Deferred, refusal: Refusal) -> Refused: ...
+
+    def refuse_undecided(self, undecided: Undecided, refusal: Refusal) -> Refused: ...
 
 
 class _Waiting:
@@ -233,9 +235,7 @@ class Passes:
         if isinstance(verdict, PageCall):
             return self._gate.page_refused(verdict, refusal)
         if isinstance(verdict, Undecided):
-            # To the gate both are a request that was judged this far and holds nothing.
-            allow = Allow(verdict.need.place, _principal_of(verdict) or anonymous(), None)
-            verdict = Deferred(verdict.case, allow, None)
+            return self._gate.refuse_undecided(verdict, refusal)
         return self._gate.deferred_refused(verdict, refusal)
 
     def take_back(self, token: str) -> None:

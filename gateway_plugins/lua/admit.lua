@@ -28,10 +28,6 @@ local function aim(verdict)
   local timeouts = verdict.timeouts
   local connect_ms, write_ms, read_ms = timeouts.connect_ms, timeouts.write_ms, timeouts.read_ms
   kong.service.set_target(verdict.host, verdict.port) -- it writes upstream_host, so Host is set later
-  kong.service.request.set_scheme(verdict.scheme)
-  if verdict.scheme == "https" then
-    assert(kong.service.set_tls_verify(true))
-  end
   if kong.service.set_timeouts then -- Kong 3.8 and later
     kong.service.set_timeouts(connect_ms, write_ms, read_ms)
   end

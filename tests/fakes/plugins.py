@@ -181,6 +181,7 @@ class Told:
     taken_back: list[str] = field(default_factory=list)
     heads: list[Head] = field(default_factory=list)
     request_ids: list[str | None] = field(default_factory=list)
+    callers: list[Principal | None] = field(default_factory=list)
     refusals: list[Reason] = field(default_factory=list)
     breaks: bool = False
     """Whatever it is asked raises."""
@@ -189,10 +190,16 @@ class Told:
         return Front(self, self, internal)
 
     def decide_now(
-        self, head: Head, memo: HeadMemo | None = None, asks: Judge | None = None, request_id: str | None = None
+        self,
+        head: Head,
+        memo: HeadMemo | None = None,
+        asks: Judge | None = None,
+        request_id: str | None = None,
+        caller: Principal | None = None,
     ) -> Verdict | Undecided:
         self.heads.append(head)
         self.request_ids.append(request_id)
+        self.callers.append(caller)
         if isinstance(self.verdict, Exception) or self.verdict is None:
             raise self.verdict or AssertionError("asked for a verdict")
         return self.verdict

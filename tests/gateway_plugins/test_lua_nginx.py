@@ -63,7 +63,6 @@ environment.kong = {
       end,
       set_path = function(path) assert(path:byte() == 47) ngx.var.upstream_uri = path end,
       set_raw_query = function(query) ngx.req.set_uri_args(query) end,
-      set_scheme = function(scheme) ngx.var.upstream_scheme = scheme end,
     },
   },
 }
@@ -84,7 +83,7 @@ function access()
   local wish = ngx.var.http_x_wish
   if ngx.ctx.shared.portero_facts and wish ~= "none" then
     ngx.ctx.shared.portero_verdict = wish == "half" and { host = "127.0.0.1" } or {
-      host = "127.0.0.1", port = UPSTREAM, scheme = "http", path = "/judged", query = wish == "query" and "a=b" or nil,
+      host = "127.0.0.1", port = UPSTREAM, path = "/judged", query = wish == "query" and "a=b" or nil,
       clear = { "authorization" },
       set = { Host = "function.example", ["X-Portero-Subject"] = "ana", Cookie = "c=d" },
       forwarded = { ["for"] = "192.0.2.7", proto = "https", host = "acme.localhost" },

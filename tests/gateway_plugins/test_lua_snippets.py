@@ -23,13 +23,13 @@ from gateway_plugins import render_lua
 from gateway_plugins.facts import read_facts
 from gateway_plugins.render_lua import snippet
 from policies.header_fields import (
-    OUR_PREFIXES,
     BAD,
     CALLBACK_URL,
     CLIENT_CERT,
     FORWARDED_FOR,
     FORWARDED_PROTO,
     HOP,
+    OUR_PREFIXES,
     OURS,
     TENANT_HINT,
     classify,
@@ -44,7 +44,7 @@ ALLOWED: Final = frozenset(
         kong.ctx.shared kong.ctx.shared.portero_verdict kong.response.exit
         kong.service.request kong.service.request.clear_header
         kong.service.request.set_header kong.service.request.set_path kong.service.request.set_raw_query
-        kong.service.request.set_scheme kong.service.set_target kong.service.set_timeouts kong.service.set_tls_verify
+        kong.service.set_target kong.service.set_timeouts
         ngx.ctx ngx.ctx.balancer_data ngx.header ngx.req.get_headers ngx.resp.get_headers ngx.status ngx.var
         ngx.var.request_id
         """,
@@ -111,13 +111,13 @@ return function(code, world)
   local request = {
     clear_header = function(name) set(world.request, name) end,
     set_header = function(name, value) set(world.request, name, value) end,
-    set_path = call("set_path"), set_raw_query = call("set_raw_query"), set_scheme = call("set_scheme"),
+    set_path = call("set_path"), set_raw_query = call("set_raw_query"),
   }
   environment.kong = {
     ctx = { shared = world.shared },
     response = { exit = function(...) calls[#calls + 1] = { "exit", ... } error(EXIT) end },
     service = {
-      request = request, set_target = call("set_target"), set_tls_verify = call("set_tls_verify"),
+      request = request, set_target = call("set_target"),
       set_timeouts = not world.is_old and call("set_timeouts") or nil,
     },
   }
@@ -332,7 +332,6 @@ def test_the_memo_of_names_is_bounded() -> None:
 VERDICT: Final = {
     "host": "gateway.openfaas",
     "port": 8080,
-    "scheme": "http",
     "path": "/function/a.acme/x%20y",
     "clear": ["authorization", "cookie"],
     "set": {"Host": "gateway.openfaas:8080", "X-Portero-Tenant": "acme", "Cookie": "a=b"},
@@ -354,7 +353,6 @@ def test_a_verdict_is_applied() -> None:
     assert ended == "done"
     assert calls == [
         ["set_target", "gateway.openfaas", 8080],
-        ["set_scheme", "http"],
         ["set_timeouts", 5000, 60000, 61000],
         ["set_path", "/function/a.acme/x%20y"],
         ["set_raw_query", "a=b"],
@@ -392,12 +390,6 @@ def test_kong_is_told_what_kind_of_address_it_is(host: str, kind: str) -> None:
     assert "set_timeouts" not in [call[0] for call in calls], "Kong before 3.8 has no such function"
 
 
-def test_a_function_behind_https_shows_a_certificate_that_is_checked() -> None:
-    """Kong checks none by itself."""
-    assert ["set_tls_verify", True] in admitted(VERDICT | {"scheme": "https"})[2]
-    assert "set_tls_verify" not in [call[0] for call in admitted(VERDICT)[2]]
-
-
 @pytest.mark.parametrize("verdict", [None, "allow", True, 1], ids=repr)
 def test_without_a_verdict_nobody_passes(verdict: Any) -> None:
     """503, a second lock beside the dead address."""
@@ -410,7 +402,7 @@ def test_without_a_verdict_nobody_passes(verdict: Any) -> None:
 
 @pytest.mark.parametrize("missing", [*VERDICT, "set.Host", "forwarded.for", "forwarded.proto", "forwarded.host"])
 def test_half_a_verdict_is_an_error_and_not_a_pass(missing: str) -> None:
-    """A Lua error is Kong's 500. What the kit itself checks (host, port, scheme, path) it raises itself."""
+    """A Lua error is Kong's 500. What the kit itself checks (host, port, path) it raises itself."""
     verdict = json.loads(json.dumps(VERDICT))
     first, _, second = missing.partition(".")
     if second:

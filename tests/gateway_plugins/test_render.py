@@ -341,12 +341,11 @@ def test_the_first_plugin_starts_the_server_that_serves_them_all() -> None:
 
 def test_kong_conf_and_the_environment_say_the_same() -> None:
     """Line by line."""
-    text = conf_lines(start_cmd=None, certificates="/ca.pem")
+    text = conf_lines(start_cmd=None)
     pairs = [line.split(" = ", 1) for line in text.splitlines() if line and not line.startswith("#")]
-    expected = environment_lines(start_cmd=None, certificates="/ca.pem")
+    expected = environment_lines(start_cmd=None)
     assert {f"KONG_{name.upper()}": value for name, value in pairs} == expected
     assert not [name for name in expected if name.endswith("START_CMD")], "somebody else runs it"
-    assert expected["KONG_NGINX_PROXY_PROXY_SSL_TRUSTED_CERTIFICATE"] == "/ca.pem"
 
 
 def test_a_plugin_of_somebody_elses_is_not_served() -> None:

@@ -1,4 +1,8 @@
-"""Handlers on the stock server's threads and greenlets: who runs what, what is mended, what ends an event."""
+"""
+Handlers on the stock server's threads and greenlets: who runs what, what is mended, what ends an event.
+
+Longer than other modules: every way in which a turn can come back is tried in both.
+"""
 
 from __future__ import annotations
 

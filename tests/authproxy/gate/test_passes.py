@@ -52,6 +52,9 @@ class EndsGate:
         assert deferred.allow.place.tenant.name
         return self._ended(deferred.case, refusal)
 
+    def refuse_undecided(self, undecided: Undecided, refusal: Refusal) -> Refused:
+        return self._ended(undecided.case, refusal)
+
     def _ended(self, case: Case, refusal: Refusal) -> Refused:
         self.ends.append((case.request_id, refusal.reason))
         return Refused(problem(refusal, case.request_id), case.request_id)
