@@ -14,17 +14,17 @@ Longer than other modules: a line's form, and the one way that lines leave by, a
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import select
 import stat
-import sys
 from collections.abc import Callable, MutableMapping
 from typing import Any, Final
 
 import msgspec
 import structlog
+
+from authproxy.standard_streams import write_error_line
 
 BATCH_LINES: Final = 128
 """Encoded and written at once when so many have gathered, some 45 KiB: below a pipe's usual 64 KiB."""
@@ -351,12 +351,10 @@ def _as_line(logger: object, name: str, event: structlog.typing.EventDict) -> st
 
 def _to_stderr(_logger: object, _name: str, line: object) -> str:
     """
-    Last step of the log: looks stderr up at each line, so that a redirected one is honoured.
-
-    A line that nobody takes is lost: what is told must not decide what is done (Kong stops reading at its reload).
+    Last step of the log. A line that nobody takes is lost: what is told must not decide what is done (Kong stops
+    reading at its reload).
     """
-    with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(str(line) + "\n")
+    write_error_line(str(line))
     raise structlog.DropEvent
 
 

@@ -13,6 +13,7 @@ from typing import Final
 
 import click
 
+from authproxy.standard_streams import open_standard_streams
 from authproxy.version import VERSION
 from policies.errors import PorteroError, SettingsError
 
@@ -63,6 +64,7 @@ def portero() -> None:
 
 def main() -> None:
     """Run the command; the errors that Portero raises on purpose become sentences."""
+    open_standard_streams()
     try:
         sys.exit(portero.main(standalone_mode=False) or 0)
     except click.Abort:
