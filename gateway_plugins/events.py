@@ -275,8 +275,10 @@ class Events:
     def _on_done(self, event: Event, future: asyncio.Future[Any]) -> None:
         self._cancelled.discard(future)
         if event.future is not future:
-            if not future.cancelled():
-                future.exception()  # seen, so that asyncio does not tell of it: the event is over
+            return  # a step has found the result
+        if event.id not in self._running:
+            event.future = None
+            self._end_handler(event, future)
             return
         connection = self._release(event)
         if connection is None:
@@ -294,14 +296,31 @@ class Events:
         self._drop(event)
 
     def _drop(self, event: Event) -> None:
-        """Forget the event: what it waits for is cancelled, its generator closed. The caller has answered, or will."""
+        """
+        Forget the event; its handler ends now, or as soon as what it waits for is cancelled. The caller has answered,
+        or will.
+        """
         self._running.pop(event.id, None)
         self._release(event)
-        future, event.future = event.future, None
-        if future is not None and future.cancel():
+        future = event.future
+        if future is not None and not future.done():
+            future.cancel()
             self._cancelled.add(future)
+            return
+        event.future = None
+        self._end_handler(event, future)
+
+    def _end_handler(self, event: Event, future: asyncio.Future[Any] | None) -> None:
+        """Close the generator. What its wait has come to it is given first: it alone knows what that holds."""
+        handler = event.handler
         try:
-            event.handler.close()
+            if future is not None and not future.cancelled() and future.exception() is None:
+                wish = handler.send(future.result())
+                if type(wish) is Wait and asyncio.iscoroutine(wish.awaitable):
+                    wish.awaitable.close()  # never to be awaited
+            handler.close()
+        except StopIteration:
+            return
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # noqa: BLE001 (the event is over, however its handler takes it)

@@ -350,6 +350,88 @@ async def test_a_wait_that_nobody_asks_for_any_more_is_cancelled(is_kept_alive: 
         assert sorted(ended) == ["cancelled", "closed"]
 
 
+class Taking:
+    """A handler that has to give back what its wait comes to, as the gate's places are."""
+
+    def __init__(self, *, is_stubborn: bool = False) -> None:
+        self.done = asyncio.Event()
+        self.is_stubborn = is_stubborn
+        self.told: list[str] = []
+
+    async def take(self) -> str:
+        try:
+            await self.done.wait()
+        except asyncio.CancelledError:
+            if not self.is_stubborn:
+                raise
+        self.told.append("taken")
+        return "a place"
+
+    def answer(self, _config: Mapping[str, Any]) -> Handler:
+        place = yield Wait(self.take())
+        try:
+            yield Call("kong.ctx.shared.set", ("portero_verdict", place))
+        except BaseException:
+            self.told.append(f"{place} given back")
+            raise
+        return None
+
+
+async def test_what_came_of_a_wait_is_given_back_when_kong_never_comes_for_it() -> None:
+    """It was there while Kong was at work for us, and Kong's worker died."""
+    plugin = Taking()
+    async with served(module(plugin.answer), step_timeout_s=0.1, keepalive_s=0.02) as world:
+        kong = await world.caller()
+        assert (await kong.begin(await kong.instance())).method == "kong.node.get_id"
+        plugin.done.set()
+        await world.quiet()
+        assert plugin.told == ["taken", "a place given back"]
+
+
+async def test_what_came_of_a_wait_is_given_back_when_kong_leaves_at_that_moment() -> None:
+    """The connection breaks between the result and the turn of the loop that would have answered."""
+    plugin = Taking()
+    async with served(module(plugin.answer)) as world:
+        kong = await world.caller()
+        kong.say("HandleEvent", {"InstanceId": await kong.instance(), "EventName": "access"})
+        await world.quiet(1)
+        [event] = world.server._events._running.values()
+        assert event.future is not None
+        plugin.done.set()
+        while not event.future.done():  # noqa: ASYNC110 (each turn of the loop counts)
+            await asyncio.sleep(0)
+        event.lost()
+        assert plugin.told == ["taken", "a place given back"]
+
+
+@pytest.mark.parametrize("comes", [False, True], ids=["Kong does not come", "Kong comes"])
+async def test_what_came_of_a_wait_is_given_back_at_the_end_of_the_drain(comes: bool) -> None:
+    """Whoever comes too late is refused; what was taken for it is not kept."""
+    plugin = Taking()
+    async with served(module(plugin.answer), keepalive_s=0.02) as world:
+        kong = await world.caller()
+        step = await kong.begin(await kong.instance())
+        plugin.done.set()
+        stopping = asyncio.create_task(world.server.stop(0.1))
+        if comes:
+            await until(lambda: world.server._events._is_closed)
+            assert (await kong.step(step.event)).reason == "draining"
+        await stopping
+        assert plugin.told == ["taken", "a place given back"]
+
+
+async def test_what_cannot_be_cancelled_any_more_is_given_back() -> None:
+    """A wait may be past the point where it can be stopped."""
+    plugin = Taking(is_stubborn=True)
+    async with served(module(plugin.answer)) as world:
+        kong = await world.caller()
+        kong.say("HandleEvent", {"InstanceId": await kong.instance(), "EventName": "access"})
+        await world.quiet(1)
+        await kong.close()
+        await world.quiet()
+        await until(lambda: plugin.told == ["taken", "a place given back"])
+
+
 async def test_a_generator_that_does_not_want_to_end_is_left(capsys: pytest.CaptureFixture[str]) -> None:
     """It can yield and raise at its close as it likes: the event is over."""
 
