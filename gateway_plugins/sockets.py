@@ -14,6 +14,7 @@ import fcntl
 import os
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,9 @@ MAX_PATH_BYTES: Final = 107
 BACKLOG: Final = 4096
 """Connections that wait to be accepted; the system may allow less (net.core.somaxconn)."""
 _ANSWERS_WITHIN_S: Final = 1.0
+_LOCK: Final = ".portero.lock"
+_LOCKED_WITHIN_S: Final = 3.0
+"""Whoever else starts has it for as long as it takes to ask whether somebody answers."""
 
 
 class SocketFile:
@@ -97,10 +101,33 @@ def _refuse_if_taken(path: Path) -> None:
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Two that start at once must not both find the place free."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """
+    Two that start at once must not both find the place free.
+
+    The lock is on a file of our own, which stays: a folder that others may read they may lock as well, for ever.
+    """
+    file, flags = folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        descriptor = os.open(file, flags, 0o600)
+    except PermissionError:  # of another user, who ran here before
+        file.unlink()
+        descriptor = os.open(file, flags, 0o600)
+    try:
+        _lock(descriptor, folder)
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    """Raises: OSError when it cannot be had for ``_LOCKED_WITHIN_S``."""
+    until = time.monotonic() + _LOCKED_WITHIN_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise OSError(errno.EBUSY, "another process is starting in it, and does not end", str(folder)) from None
+            time.sleep(0.02)
+        else:
+            return

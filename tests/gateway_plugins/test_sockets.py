@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway_plugins import sockets
 from gateway_plugins.sockets import SocketFile
 
 
@@ -33,13 +35,18 @@ def answers(path: Path) -> bool:
         return True
 
 
+def left_in(folder: Path) -> list[str]:
+    """What stands in it but for the lock."""
+    return [found.name for found in folder.iterdir() if found.name != ".portero.lock"]
+
+
 @pytest.mark.parametrize("mode", [0o600, 0o660, 0o666], ids=oct)
 def test_it_listens_under_its_name_with_its_permissions(path: Path, mode: int) -> None:
     """0600 by default; nothing else is left in the folder."""
     file = SocketFile(path, mode=mode)
     assert stat.S_IMODE(path.lstat().st_mode) == mode
     assert answers(path)
-    assert [found.name for found in path.parent.iterdir()] == [path.name]
+    assert left_in(path.parent) == [path.name]
     file.remove()
     file.socket.close()
     assert not path.exists()
@@ -61,7 +68,7 @@ def test_a_socket_on_which_somebody_answers_is_left_alone(path: Path) -> None:
     with pytest.raises(OSError, match="another process answers"):
         SocketFile(path)
     assert answers(path)
-    assert [found.name for found in path.parent.iterdir()] == [path.name]
+    assert left_in(path.parent) == [path.name]
     file.socket.close()
 
 
@@ -126,3 +133,50 @@ def test_of_many_that_start_at_once_one_gets_the_name(path: Path) -> None:
         thread.join()
     assert (len(got), len(refused)) == (1, 3)
     got[0].socket.close()
+
+
+def test_who_may_only_read_the_folder_cannot_keep_others_from_starting(path: Path) -> None:
+    """Another user of the machine can lock a folder that he sees, for ever; what is locked here is not for his eyes."""
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    started = SocketFile(path)
+    assert answers(path)
+    assert stat.S_IMODE((path.parent / ".portero.lock").stat().st_mode) == 0o600
+    started.socket.close()
+    os.close(descriptor)
+
+
+def test_a_start_that_does_not_end_is_told_of(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silence for ever would be worse than an error."""
+    monkeypatch.setattr(sockets, "_LOCKED_WITHIN_S", 0.05)
+    SocketFile(path).socket.close()
+    with (path.parent / ".portero.lock").open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(OSError, match="another process is starting"):
+            SocketFile(path)
+    SocketFile(path).socket.close()
+
+
+def test_a_lock_that_leads_elsewhere_is_not_followed(path: Path) -> None:
+    """Nothing is made where a link of somebody's leads."""
+    (path.parent / ".portero.lock").symlink_to(path.parent / "elsewhere")
+    with pytest.raises(OSError, match="symbolic link"):
+        SocketFile(path)
+    assert not (path.parent / "elsewhere").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can leave a file that another user may not open")
+def test_a_lock_that_another_user_left_is_replaced(path: Path) -> None:
+    """Tried as root once, run as a user of its own from then on."""
+    SocketFile(path).socket.close()
+    path.parent.chmod(0o777)
+    child = os.fork()
+    if not child:
+        os.setuid(65534)
+        try:
+            SocketFile(path)
+        except OSError:
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert (path.parent / ".portero.lock").stat().st_uid == 65534
