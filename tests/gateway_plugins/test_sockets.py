@@ -168,7 +168,9 @@ def test_a_lock_that_leads_elsewhere_is_not_followed(path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can leave a file that another user may not open")
 def test_a_lock_that_another_user_left_is_replaced(path: Path) -> None:
     """Tried as root once, run as a user of its own from then on."""
-    SocketFile(path).socket.close()
+    first = SocketFile(path)
+    first.remove()
+    first.socket.close()
     path.parent.chmod(0o777)
     child = os.fork()
     if not child:
