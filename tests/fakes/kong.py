@@ -185,9 +185,12 @@ class KongFront:
         body = _Body(client, head)
         keeps = await self._exchange(client, head, body, trace) and head.keeps_alive
         await client.writer.drain()
-        if not body.is_over and not await body.discard():
+        if body.is_over or client.writer.is_closing():
+            return keeps
+        if not keeps:
+            await self._linger(client)
             return False
-        return keeps
+        return await body.discard()
 
     async def _linger(self, client: _Client) -> None:
         with contextlib.suppress(TimeoutError):

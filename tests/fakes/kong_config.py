@@ -10,6 +10,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -44,13 +45,19 @@ class Step:
 
 def read_config(config: str | Mapping[str, Any], dumps: Dumps) -> list[tuple[Route, list[Step]]]:
     """Routes with their chains, the plugins of highest priority first. Raises: ValueError, YAMLError."""
-    document: Mapping[str, Any] = yaml.safe_load(config) if isinstance(config, str) else config
+    document = _parsed(config) if isinstance(config, str) else config
     if document.get("_format_version") != "3.0":
         raise ValueError("_format_version must be 3.0")
     if unknown := set(document) - {"_format_version", "_transform", "services", "plugins"}:
         raise ValueError(f"no support for {sorted(unknown)}")
     everywhere = [_entity(plugin, dumps) for plugin in document.get("plugins") or ()]
     return [found for service in document.get("services") or () for found in _routes(service, everywhere, dumps)]
+
+
+@cache
+def _parsed(text: str) -> Mapping[str, Any]:
+    document: Mapping[str, Any] = yaml.load(text, yaml.CSafeLoader)
+    return document
 
 
 def _routes(service: Mapping[str, Any], everywhere: list[Entity], dumps: Dumps) -> Iterator[tuple[Route, list[Step]]]:
