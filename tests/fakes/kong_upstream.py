@@ -2,7 +2,9 @@
 How Kong takes a request to its upstream: nginx's ``proxy_pass`` with Kong's ``proxy_set_header`` lines and balancer.
 
 Kept-alive connections are used again, last in first out; ``retries: 0`` but for a kept one that ends before a byte of
-an answer. What goes wrong raises ``Refused`` with the status that nginx gives it. Longer than other modules by a few lines.
+an answer. What goes wrong raises ``Refused`` with the status that nginx gives it.
+
+Longer than other modules: by a few lines.
 """
 
 from __future__ import annotations
