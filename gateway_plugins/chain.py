@@ -105,10 +105,13 @@ class ChainPlugin:
                 verdict.case.request_id,
                 known.place.tenant.name,
                 known.place.function,
+                verdict.case.policies.revision,
             )
         elif isinstance(verdict, PageCall):  # asked for again by the last one, who lets it out
             tenant = verdict.page.tenant.name
-            found = Earlier(done, None, None, (), (), verdict.case.request_id, tenant, "")
+            found = Earlier(
+                done, None, None, (), (), verdict.case.request_id, tenant, "", verdict.case.policies.revision
+            )
         elif isinstance(verdict, Refused | DirectAnswer):
             return as_exit(verdict)
         else:  # only the last one asks what these are the answer to

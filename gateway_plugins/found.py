@@ -60,6 +60,7 @@ class _Found(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     request_id: str
     tenant: str
     function: str
+    revision: str
     principal: msgspec.Raw
     """A ``_Caller``, read once for all requests of one credential, or null."""
     rule: RuleRef | None = None
@@ -87,6 +88,7 @@ def write_found(earlier: Earlier) -> bytes:
             earlier.request_id,
             earlier.tenant,
             earlier.function,
+            earlier.revision,
             msgspec.Raw(_encoder.encode(None if principal is None else _caller(principal))),
             earlier.rule,
             list(earlier.limits),
@@ -120,6 +122,7 @@ def read_found(raw: object) -> Earlier | None:
         found.request_id,
         found.tenant,
         found.function,
+        found.revision,
     )
 
 

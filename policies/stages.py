@@ -58,6 +58,8 @@ class Stage(StrEnum):
 
 ORDER: Final = (Stage.TENANT, Stage.RBAC, Stage.RATELIMIT, Stage.COLDSTART)
 """In which they are asked."""
+_ASKED_AGAIN: Final = frozenset({Stage.RBAC})
+"""Rates are spent once, whatever happens meanwhile."""
 
 
 class Earlier(NamedTuple):
@@ -74,6 +76,8 @@ class Earlier(NamedTuple):
     tenant: str
     function: str
     """Empty: the request is for one of Portero's own pages."""
+    revision: str
+    """Of the policies by which it was found."""
 
     def __repr__(self) -> str:
         """Without what the caller has been found to be."""
@@ -93,7 +97,8 @@ def judge_stages(
     Ask ``stages`` of one request.
 
     Args:
-        request: is placed anew: a policy may have been swapped since ``earlier`` was found.
+        request: is placed anew: a policy may have been swapped since ``earlier`` was found. Then, and when the caller's
+            credential has expired since, questions 2 and 3 are asked anew, too, if they were asked.
         policies: the active set.
         now: Unix seconds.
         stages: what to ask. What they depend on is asked, too: who is counted, of a rate.
@@ -112,7 +117,12 @@ def judge_stages(
         if Stage.RBAC in earlier.done and earlier.principal is None:
             return Deny(Reason.INTERNAL_ERROR, tenant=place.tenant.name)
         done = earlier.done
-        known = Known(place, earlier.principal, earlier.rule, earlier.limits, earlier.shadowed)
+        if earlier.principal is None or _still_holds(earlier, earlier.principal, policies, now):
+            known = Known(place, earlier.principal, earlier.rule, earlier.limits, earlier.shadowed)
+        else:
+            known = Known(place, None, None, earlier.limits, _of_limits(earlier.shadowed))
+            stages |= done & _ASKED_AGAIN
+            done -= _ASKED_AGAIN
 
     if known.principal is None and (is_final or Stage.RBAC in stages or Stage.RATELIMIT in stages):
         identified = yield from _identified(request, known)
@@ -139,6 +149,16 @@ def judge_stages(
     if principal is None:  # not so: it has been asked above
         return Deny(Reason.INTERNAL_ERROR, tenant=place.tenant.name)
     return (yield from _left(request, known, principal, now))
+
+
+def _still_holds(earlier: Earlier, principal: Principal, policies: PolicySet, now: float) -> bool:
+    """Between two plugins others may take their time; whether a logout came meanwhile is the gate's to know."""
+    is_in_time = principal.expires_at is None or now < principal.expires_at
+    return is_in_time and earlier.revision == policies.revision
+
+
+def _of_limits(shadowed: tuple[Deny, ...]) -> tuple[Deny, ...]:
+    return tuple([refusal for refusal in shadowed if refusal.reason is Reason.RATE_LIMITED])
 
 
 def _identified(request: AccessRequest, known: Known) -> Generator[Need, Any, Known | Refusal]:

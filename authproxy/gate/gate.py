@@ -122,10 +122,12 @@ class Gate:
             memo: the connection's.
             asks: which questions are asked.
             request_id: by which the request is known already; None: it gets a new one.
-            caller: who is calling, where that is known already.
+            caller: who is calling, where that is known already; whether he has been logged out since is looked at.
         """
         now = self._clock()
         case = Case(head, None, self._folder.active, request_id or new_request_id(), now, caller)
+        if caller is not None:
+            case.has_waited = True
         try:
             if self._is_draining:
                 return self._refuse(Deny(Reason.DRAINING, retry_after_s=5), case)

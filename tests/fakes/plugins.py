@@ -256,14 +256,17 @@ class Kong:
         said = [("host", "acme.test"), *([] if token is None else [("authorization", f"Bearer {token}")]), *fields]
         raw = tuple((name.encode(), value.encode("latin-1")) for name, value in said)
         head = Head(method, target.encode(), raw, (1, 1), "198.51.100.7", "http")
-        shared: dict[str, Any] = {FACTS: facts_of(head)}
-        calls = []
+        return await self.go_on(Asked(None, {FACTS: facts_of(head)}, [], head), plugins)
+
+    async def go_on(self, asked: Asked, plugins: list[Any]) -> Asked:
+        """The rest of the plugins of a request that was asked about by some already."""
+        calls = list(asked.calls)
         for plugin in plugins:
-            played = await play(plugin.answer(self.front), shared)
+            played = await play(plugin.answer(self.front), asked.shared)
             calls += played.calls
             if played.exit is not None:
-                return Asked(played.exit, shared, calls, head)
-        return Asked(None, shared, calls, head)
+                return asked._replace(exit=played.exit, calls=calls)
+        return asked._replace(calls=calls)
 
 
 class Asked(NamedTuple):

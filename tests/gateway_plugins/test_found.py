@@ -60,6 +60,7 @@ def an_earlier(principal: Principal | None = None, **changes: Any) -> Earlier:
         REQUEST_ID,
         "acme",
         "report",
+        "a-revision",
     )._replace(**changes)
 
 

@@ -50,7 +50,7 @@ def refused(reason: Reason = Reason.NO_RULE_ALLOWS) -> Refused:
 
 
 def found(*done: Stage, principal: Principal | None = None) -> bytes:
-    return write_found(Earlier(frozenset(done), principal, None, (), (), REQUEST_ID, "acme", "f"))
+    return write_found(Earlier(frozenset(done), principal, None, (), (), REQUEST_ID, "acme", "f", "a-revision"))
 
 
 async def event(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -190,6 +191,63 @@ async def test_a_plugin_of_the_chain_that_did_not_run_is_missed(kong: Kong, caps
         assert VERDICT not in asked.shared
     asked = await kong.ask(chain()[:3], REPORT, token=kong.world.token())
     assert (asked.exit, VERDICT in asked.shared) == (None, False)
+
+
+async def policy_changes(kong: Kong) -> None:
+    file = kong.world.policies / "acme.yaml"
+    file.write_text(file.read_text().replace("groups: [analysts]}", "groups: [others]}"))
+    assert await kong.world.app.parts.folder.reload()
+
+
+async def login_ends(kong: Kong) -> None:
+    now = time.time()
+    await kong.world.app.parts.identity.revocations.revoke_subject(
+        "acme", kong.world.provider.issuer, "ana", now + 1, now + 60
+    )
+
+
+async def token_expires(kong: Kong) -> None:
+    gate: Any = kong.world.app.parts.gate
+    gate._clock = lambda: time.time() + 7200
+
+
+@pytest.mark.parametrize("until", [2, 3], ids=["before the limits", "before the last"])
+@pytest.mark.parametrize(
+    ("happens", "expected"),
+    [
+        (policy_changes, (403, "no-rule-allows")),
+        (login_ends, (401, "credential-invalid")),
+        (token_expires, (401, "credential-invalid")),
+    ],
+)
+async def test_what_was_found_holds_for_as_long_as_it_is_so(
+    kong: Kong, happens: Any, expected: tuple[int, str], until: int
+) -> None:
+    """Between two plugins of a chain others of Kong's may take their time; what ends meanwhile has ended."""
+    token = kong.world.token()
+    await warmed(kong, token=token)
+    plugins = chain()
+    asked = await kong.ask(plugins[:until], REPORT, token=token)
+    assert asked.exit is None
+    await happens(kong)
+    assert reason(await kong.go_on(asked, plugins[until:])) == expected
+    assert is_idle(kong)
+
+
+async def test_a_policy_that_changes_and_still_allows_stops_nobody(kong: Kong) -> None:
+    """Who is asked about again in the middle of a chain, and may, is let out, spent once and audited once."""
+    token = kong.world.token()
+    await warmed(kong, token=token)
+    before = len(audited(kong))
+    plugins = chain()
+    asked = await kong.ask(plugins[:2], REPORT, token=token)
+    file = kong.world.policies / "acme.yaml"
+    file.write_text(file.read_text() + "\n# another revision\n")
+    assert await kong.world.app.parts.folder.reload()
+    asked = await kong.go_on(asked, plugins[2:])
+    assert asked.exit is None
+    assert asked.shared[VERDICT]["set"]["X-Portero-Subject"] == "login|ana"
+    assert len(audited(kong)) == before + 1
 
 
 async def test_a_rate_is_spent_by_its_stage(kong: Kong) -> None:

@@ -22,6 +22,7 @@ from tests.policies.reference import binding, deny, grant
 
 APP = "https://app.acme.example"
 REQUEST_ID = "0123456789abcdef0123456789abcdef"
+REVISION = "r1"
 RBAC = build_table(
     [RoleInput("all", (), (grant(["*"], ["*"], rule="all"),))],
     [binding(["all"], subjects=["login|ana"])],
@@ -85,6 +86,7 @@ def found(known: Known, done: frozenset[Stage]) -> Earlier:
         REQUEST_ID,
         place.tenant.name,
         place.function,
+        REVISION,
     )
 
 
@@ -253,6 +255,7 @@ def test_what_was_asked_is_not_asked_again() -> None:
         REQUEST_ID,
         "acme",
         "report",
+        REVISION,
     )
     allowed, asked = alone({Stage.COLDSTART}, REPORT, YES, earlier, final=True)
     assert isinstance(allowed, Allow)
@@ -272,10 +275,43 @@ def test_what_was_asked_is_not_asked_again() -> None:
 @pytest.mark.parametrize("is_final", [True, False])
 def test_what_does_not_fit_the_request_is_a_refusal(changes: dict[str, Any], reason: Reason, is_final: bool) -> None:
     """A policy that was swapped in the middle of a chain, or a chain that lost something, never widens access."""
-    earlier = Earlier(frozenset({Stage.RBAC}), ana(), None, (), (), REQUEST_ID, "acme", "report")
+    earlier = Earlier(frozenset({Stage.RBAC}), ana(), None, (), (), REQUEST_ID, "acme", "report", REVISION)
     refused, asked = alone({Stage.COLDSTART}, REPORT, YES, earlier._replace(**changes), final=is_final)
     assert isinstance(refused, Deny)
     assert (refused.reason, refused.tenant, asked) == (reason, "acme", [])
+
+
+def earlier_of(*done: Stage, **changes: Any) -> Earlier:
+    spared = (Deny(Reason.NO_RULE_ALLOWS), Deny(Reason.RATE_LIMITED))
+    states = YES.spent.states
+    return Earlier(frozenset(done), ana(), None, states, spared, REQUEST_ID, "acme", "report", REVISION)._replace(
+        **changes
+    )
+
+
+@pytest.mark.parametrize(
+    "changes", [{"revision": "r0"}, {"principal": ana(expires_at=0.0)}], ids=["another policy", "an old token"]
+)
+@pytest.mark.parametrize("is_final", [True, False])
+def test_what_does_not_hold_any_more_is_asked_again(changes: dict[str, Any], is_final: bool) -> None:
+    """Who is calling, and whether he may; a rate that was spent is not spent again."""
+    earlier = earlier_of(Stage.TENANT, Stage.RBAC, Stage.RATELIMIT, **changes)
+    last = {Stage.COLDSTART}
+    allowed, asked = alone(last, REPORT, YES, earlier, final=is_final)
+    assert isinstance(allowed, Allow if is_final else Known)
+    assert asked[0] == "Identify report"
+    assert not [need for need in asked if need.startswith("Spend")]
+    assert [refusal.reason for refusal in allowed.shadowed] == [Reason.RATE_LIMITED]
+    refused, _ = alone(last, REPORT, YES._replace(caller=Principal("login", "bob")), earlier, final=is_final)
+    assert isinstance(refused, Deny)
+    assert refused.reason is Reason.NO_RULE_ALLOWS
+
+
+def test_what_nobody_has_asked_is_not_asked_again_either() -> None:
+    """Of a policy that has changed: whether he may is asked by the last one, as it would have been."""
+    known, asked = alone({Stage.COLDSTART}, REPORT, YES, earlier_of(Stage.RATELIMIT, revision="r0"))
+    assert isinstance(known, Known)
+    assert (known.principal, asked) == (None, [])
 
 
 def test_pages_and_preflights_are_nobodys_to_judge() -> None:
@@ -290,14 +326,14 @@ def test_pages_and_preflights_are_nobodys_to_judge() -> None:
 
 def test_what_was_found_shows_nobody() -> None:
     """Its text may stand in a log."""
-    earlier = Earlier(frozenset({Stage.RBAC}), ana(), None, (), (), REQUEST_ID, "acme", "report")
+    earlier = Earlier(frozenset({Stage.RBAC}), ana(), None, (), (), REQUEST_ID, "acme", "report", REVISION)
     assert "ana" not in repr(earlier)
 
 
 def test_tenants_are_told_apart() -> None:
     """A tenant that is switched off meanwhile refuses in the middle of a chain."""
     off: TenantTable = replace(ACME, is_disabled=True)
-    earlier = Earlier(frozenset({Stage.RBAC}), ana(), None, (), (), REQUEST_ID, "acme", "report")
+    earlier = Earlier(frozenset({Stage.RBAC}), ana(), None, (), (), REQUEST_ID, "acme", "report", REVISION)
     judging = judge_stages(REPORT, a_policy_set(off), 0.0, frozenset({Stage.COLDSTART}), earlier, is_final=True)
     decision, _ = run(judging, YES)
     assert isinstance(decision, Deny)
