@@ -20,6 +20,8 @@ DEFAULT_QUERY: Final = "/usr/local/bin/portero kong-plugin-server --dump {name}"
 DEFAULT_CONFIG: Final = "/kong/kong.yml"
 DEFAULT_FOLDER: Final = "/usr/local/kong"
 
+_HEADS: Final = "An answer's head may have several cookies; what is larger than this is a 502 (nginx: 4k)."
+
 Line = tuple[str, str, str]
 """Property, value, why."""
 
@@ -103,6 +105,8 @@ def _lines(plugins: tuple[str, ...], config: str, folder: str, start_cmd: str | 
             "X-Accel-Redirect X-Accel-Expires X-Accel-Limit-Rate X-Accel-Buffering X-Accel-Charset",
             "A function answers; it does not send nginx somewhere else.",
         ),
+        ("nginx_proxy_proxy_buffer_size", "32k", _HEADS),
+        ("nginx_proxy_proxy_buffers", "8 32k", _HEADS),
         ("headers", "off", "What a function answers is not added to: no Server, Via and X-Kong-*."),
     ]
     return lines

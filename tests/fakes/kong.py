@@ -30,8 +30,8 @@ from tests.fakes.kong_rpc import KongWorker, LuaError, Trace
 from tests.fakes.kong_runloop import balancer_of, drop_hops, error_answer, host_field, leave, prepare
 from tests.fakes.kong_upstream import UpstreamAnswer, Upstreams
 
-PAGE_BYTES: Final = 4096
-"""nginx's ``proxy_buffer_size``: what the head of an upstream's answer may take."""
+HEAD_BYTES: Final = 32 * 1024
+"""nginx's ``proxy_buffer_size``, as kong/kong.conf has it: what the head of an upstream's answer may take."""
 LINGER_S: Final = 5.0
 
 
@@ -87,7 +87,7 @@ class KongFront:
         dumps: what each plugin's query command prints, by its name.
         read_timeout_s: ``lua_socket_read_timeout``.
         has_headers: False: ``headers = off``, no ``Server`` and ``Via`` of Kong's on answers.
-        head_bytes: ``proxy_buffer_size``.
+        head_bytes: ``proxy_buffer_size``, as kong/kong.conf has it.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class KongFront:
         dumps: Dumps,
         read_timeout_s: float = 60.0,
         has_headers: bool = False,
-        head_bytes: int = PAGE_BYTES,
+        head_bytes: int = HEAD_BYTES,
     ) -> None:
         self._lua = KongLua()
         chains = [_Chain(route, steps) for route, steps in read_config(config, dumps)]

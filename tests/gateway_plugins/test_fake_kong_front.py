@@ -169,7 +169,7 @@ async def _closing(peer: Peer) -> None:
 
 async def _big(peer: Peer) -> None:
     await peer.head()
-    await peer.answer(fields=b"X: " + b"x" * 5000 + b"\r\n")
+    await peer.answer(fields=b"X: " + b"x" * 40_000 + b"\r\n")
 
 
 async def _twofold(peer: Peer) -> None:
@@ -179,7 +179,7 @@ async def _twofold(peer: Peer) -> None:
 
 @pytest.mark.parametrize("script", [_garbled, _closing, _big, _twofold])
 async def test_an_upstream_that_makes_no_sense_is_a_502(script: Script) -> None:
-    """No answer, none of HTTP, a head beyond 4 KiB, two framings."""
+    """No answer, none of HTTP, a head beyond 32 KiB, two framings."""
     async with kong(script) as (front, _):
         assert (await asked(front, GET))[0] == 502
 
