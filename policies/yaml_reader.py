@@ -133,6 +133,8 @@ def _syntax(error: yaml.MarkedYAMLError) -> Flaw:
     problem = error.problem or "this is not YAML"
     if error.context == "while scanning an alias":
         return Flaw(line, max(column - 1, 1), 'a bare * begins an alias in YAML; quote it: "*"')
+    if "maximum nesting depth" in problem:  # libyaml's own bound, which what it reads ahead meets before ours
+        return Flaw(line, column, f"nested more than {MAX_DEPTH} levels deep")
     hint = ""
     if "cannot start any token" in problem:
         hint = "; indent with spaces, never tabs, and quote text that starts with @, ` or %"
