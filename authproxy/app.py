@@ -44,6 +44,8 @@ class App:
     """
 
     edge: ClassVar[str] = "proxy"
+    shares_admin: ClassVar[bool] = False
+    """Whether the next process may have the admin address while this one drains."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -82,7 +84,9 @@ class App:
             self._admin = AdminEdge(
                 parts.folder, parts.metrics, is_ready=lambda: self._is_ready, token=token, clock=time.time
             )
-            self.admin_address = await bound("admin", settings.admin, self._admin.start(*settings.admin))
+            self.admin_address = await bound(
+                "admin", settings.admin, self._admin.start(*settings.admin, is_shared=self.shares_admin)
+            )
             self.public_address = await self._listen(self._public, tls)
         except BaseException:  # cancelled while starting, too: no listener and no child may be left
             await self.stop()

@@ -8,9 +8,10 @@ under which the judged request waits here. Nothing is decided here.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from authproxy.app import App, bound
 from authproxy.edges.internal import InternalJudge
@@ -24,6 +25,9 @@ from gateway_plugins.front import Front
 from gateway_plugins.server import PluginServer
 from policies.errors import SettingsError
 
+_ON_THE_WAY_S: Final = 1.0
+"""Between Kong's plugin and the internal listener, at the end of the process."""
+
 
 class KongApp(App):
     """
@@ -36,6 +40,8 @@ class KongApp(App):
     """
 
     edge: ClassVar[str] = "kong"
+    shares_admin: ClassVar[bool] = True
+    """Kong starts the next one at a reload whether this one has ended or not; its other addresses are free at once."""
 
     def __init__(self, settings: Settings, names: Sequence[str] | None = None, *, has_sockets: bool = True) -> None:
         super().__init__(settings)
@@ -83,12 +89,14 @@ class KongApp(App):
         return host, port
 
     async def stop(self, drain_s: float | None = None) -> None:
-        """Refuse what Kong asks from now on, then drain as any Portero; idempotent."""
+        """Refuse what Kong asks from now on, then drain as any Portero, all within ``drain_s``; idempotent."""
+        patience_s = self._settings.drain if drain_s is None else drain_s
+        until = time.monotonic() + patience_s
         server, self._server = self._server, None
         if server is not None:
             self.parts.gate.drain()
-            await server.stop(self._settings.drain if drain_s is None else drain_s)
+            await server.stop(patience_s)
         passes, self._passes = self._passes, None
         if passes is not None:
-            await passes.close()
-        await super().stop(drain_s)
+            await passes.close(min(_ON_THE_WAY_S, max(0.0, until - time.monotonic())))
+        await super().stop(max(0.0, until - time.monotonic()))

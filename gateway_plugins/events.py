@@ -29,6 +29,8 @@ from policies.problem import problem
 _EXIT: Final = "kong.response.exit"
 _TERMINAL: Final = frozenset({_EXIT, "kong.response.error"})
 """After these Kong does not come back."""
+_BACK_WITHIN_S: Final = 1.0
+"""A call takes Kong microseconds; who has not come back then has died, or is stuck for longer than a drain waits."""
 _KEEPALIVE: Final = {"Method": "kong.node.get_id", "Args": ()}
 """Costs Kong nothing, works in every phase, and its result is of no use."""
 _UNKNOWN: Final = Deny(Reason.POLICY_UNAVAILABLE, "the plugin server knows nothing of this request any more")
@@ -124,6 +126,15 @@ class Events:
 
     def __len__(self) -> int:
         return len(self._running)
+
+    def is_quiet(self, now: float) -> bool:
+        """
+        Whether nobody is to be waited for: what Kong is at work for it comes back with at once, or never.
+
+        ``now``: of ``time.monotonic``.
+        """
+        events = self._running.values()
+        return all(event.connection is None and event.touched_at <= now - _BACK_WITHIN_S for event in events)
 
     def busy(self) -> set[Instance]:
         """Instances that have events."""

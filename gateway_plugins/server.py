@@ -109,7 +109,7 @@ class PluginServer:
         self._events.is_draining = True
         refusing_s = min(_REFUSING_S, drain_s)
         until = time.monotonic() + drain_s
-        while len(self._events) and time.monotonic() < until:  # noqa: ASYNC110 (polled, so that no event has to tell)
+        while not self._events.is_quiet(now := time.monotonic()) and now < until:  # noqa: ASYNC110 (polled, so that no event has to tell)
             await asyncio.sleep(0.02)
         await self._events.close(refusing_s)
         for file in self._files:

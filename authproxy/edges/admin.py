@@ -49,8 +49,12 @@ class AdminEdge:
         self._clock = clock
         self._runner: web.AppRunner | None = None
 
-    async def start(self, host: str, port: int) -> tuple[str, int]:
-        """Listen; returns the address bound."""
+    async def start(self, host: str, port: int, *, is_shared: bool = False) -> tuple[str, int]:
+        """
+        Listen; returns the address bound.
+
+        ``is_shared``: the next process of this user may listen on it while this one drains.
+        """
         app = web.Application(client_max_size=MAX_BODY_BYTES)
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
@@ -59,7 +63,7 @@ class AdminEdge:
         app.router.add_post("/explain", self._guarded(self._explain))
         self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=15, handle_signals=False)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port, reuse_address=True)
+        site = web.TCPSite(self._runner, host, port, reuse_address=True, reuse_port=is_shared or None)
         await site.start()
         bound = self._runner.addresses[0]
         return bound[0], bound[1]

@@ -255,9 +255,15 @@ class Passes:
             self._take(nonce)
             self._end(waiting.verdict, _GONE)
 
-    async def close(self) -> None:
-        """Issue no more, and refuse (503 ``draining``) what waits, whether it is still fetched or not. Idempotent."""
+    async def close(self, patience_s: float = 0.0) -> None:
+        """
+        Issue no more, let what waits be fetched for ``patience_s``, and refuse the rest (503 ``draining``), whether it
+        is still fetched or not. Idempotent.
+        """
         self._is_closed = True
+        until = self._clock() + patience_s
+        while self._waiting and self._clock() < until:  # noqa: ASYNC110 (polled, so that no request has to tell)
+            await asyncio.sleep(0.01)
         for nonce in tuple(self._waiting):
             self._end_early(nonce, _DRAINING)
         if self._timer is not None:
