@@ -19,6 +19,7 @@ judged, and it imports no ``kong_pdk``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from typing import Any, Final
 
@@ -27,7 +28,7 @@ from authproxy.gate.names import new_request_id
 from gateway_plugins.front import Front
 from gateway_plugins.handler import Call, Exit, Handler, Plugin, Wait
 from gateway_plugins.kong_log import Throttle
-from gateway_plugins.stock_process import CannotStart, background, set_process
+from gateway_plugins.stock_process import Background, CannotStart, background, set_process
 from gateway_plugins.stock_seats import SILENCE, Seat, seat_here
 from policies.decision import Deny, Reason
 from policies.problem import problem
@@ -79,15 +80,19 @@ def _answer(plugin: Plugin, pdk: _Pdk) -> Exit | None:
     loop, front = behind.running()
     seat = seat_here()
     turns = _Turns(plugin, front, loop, seat)
-    turns.resume(None)
+    try:
+        turns.resume(None)
+        return _steps(turns, seat, pdk, behind)
+    except BaseException:
+        turns.close()
+        raise
+
+
+def _steps(turns: _Turns, seat: Seat, pdk: _Pdk, behind: Background) -> Exit | None:
     while True:
         step = seat.take(SILENCE_S if pdk.has_called else _FIRST_SILENCE_S)
         if type(step) is Call or step is SILENCE:
-            try:
-                result = pdk.call(step if type(step) is Call else _STILL_HERE)
-            except BaseException:
-                turns.close()
-                raise
+            result = pdk.call(step if type(step) is Call else _STILL_HERE)
             if step is not SILENCE:
                 turns.resume(result)
             elif not behind.is_alive():
@@ -103,7 +108,7 @@ def _answer(plugin: Plugin, pdk: _Pdk) -> Exit | None:
 class _Turns:
     """One event's generator. ``resume`` and ``close`` may be called anywhere, all else runs on the loop."""
 
-    __slots__ = ("_awaited", "_front", "_generator", "_loop", "_plugin", "_seat")
+    __slots__ = ("_awaited", "_front", "_generator", "_is_closed", "_loop", "_plugin", "_seat")
 
     def __init__(self, plugin: Plugin, front: Front, loop: asyncio.AbstractEventLoop, seat: Seat) -> None:
         self._plugin = plugin
@@ -112,17 +117,23 @@ class _Turns:
         self._seat = seat
         self._generator: Handler | None = None
         self._awaited: asyncio.Future[Any] | None = None
+        self._is_closed = False
 
     def resume(self, value: Any) -> None:
         """Raises: RuntimeError when the loop is closed."""
         self._loop.call_soon_threadsafe(self._go_on, value)
 
     def close(self) -> None:
-        """Nobody will resume it: let it give back what it holds."""
-        self._loop.call_soon_threadsafe(self._close)
+        """Nobody will resume it: let it give back what it holds. Of a loop that has ended nothing is held."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._close)
 
     def _close(self) -> None:
-        if self._generator is not None:
+        """What a wait comes to is given to the handler first: it alone knows what that holds."""
+        self._is_closed = True
+        if self._awaited is not None:
+            self._awaited.cancel()
+        elif self._generator is not None:
             self._generator.close()
 
     def _go_on(self, value: Any, error: BaseException | None = None) -> None:
@@ -134,12 +145,20 @@ class _Turns:
             if type(step) is Wait:
                 self._awaited = asyncio.ensure_future(step.awaitable, loop=self._loop)
                 self._awaited.add_done_callback(self._come)
+                if self._is_closed:
+                    self._awaited.cancel()
                 return
+            if self._is_closed:
+                generator.close()
         except StopIteration as stop:
-            self._seat.give(stop.value)
+            self._give(stop.value)
         except BaseException as failure:  # noqa: BLE001 (a cancelled wait is none of Exception's; all are refusals)
-            self._seat.give(_Failed(failure))
+            self._give(_Failed(failure))
         else:
+            self._give(step)
+
+    def _give(self, step: Any) -> None:
+        if not self._is_closed:  # else the seat is empty
             self._seat.give(step)
 
     def _come(self, future: asyncio.Future[Any]) -> None:

@@ -356,6 +356,46 @@ def test_what_is_waited_for_is_sent_back(run_in: Any) -> None:
 
 
 @MODES
+@pytest.mark.parametrize("is_stubborn", [False, True], ids=["cancelled", "it came to something"])
+def test_what_a_wait_holds_is_given_back_when_kong_fails_meanwhile(
+    run_in: Any, is_stubborn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event is refused, and nobody is left who waits, or who keeps what was waited for."""
+    monkeypatch.setattr(stock, "SILENCE_S", 0.05)
+    ended: list[str] = []
+    has_ended = threading.Event()
+
+    def end(how: str) -> None:
+        ended.append(how)
+        has_ended.set()
+
+    async def slow() -> str:
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            if not is_stubborn:
+                end("cancelled")
+                raise
+        return "a place"
+
+    def answer(_front: Front) -> Handler:
+        yield GET
+        place = yield Wait(slow())
+        try:
+            yield Call("kong.ctx.shared.set", ("portero_verdict", {}))
+        except GeneratorExit:
+            end(f"{place} given back")
+            raise
+        return None
+
+    kong = run(run_in, answer, Kong({"kong.node.get_id": RuntimeError("the connection broke")}))
+    assert kong.refusal()["reason"] == "internal-error"
+    assert has_ended.wait(2)
+    assert ended == ["a place given back" if is_stubborn else "cancelled"]
+    assert "kong.ctx.shared.set" not in kong.names
+
+
+@MODES
 def test_a_long_wait_is_broken_by_a_cheap_call(run_in: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kong gives up a plugin that is silent, and lets the request through."""
     monkeypatch.setattr(stock, "SILENCE_S", 0.03)
