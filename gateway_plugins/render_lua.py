@@ -31,6 +31,7 @@ from policies.header_fields import (
     TARGETED_CACHING,
 )
 from policies.problem import problem
+from policies.request import MAX_FIELDS, TOO_MANY_FIELDS
 
 FACTS: Final = "facts"
 ADMIT: Final = "admit"
@@ -39,6 +40,8 @@ OUR_ANSWER_PREFIX: Final = "x-portero-"
 """Folded beginning of the answer fields that a function cannot say (``classify_answer``)."""
 _FRAMING: Final = frozenset({"transfer-encoding"})
 """nginx reads and writes it itself; what Lua sees of it is the answer's own."""
+MAX_NGINX_FIELDS: Final = 2 * MAX_FIELDS
+"""Up to so many reach the plugin, which refuses what is too many for it, and says so in the audit log."""
 _NOT_JUDGED: Final = Deny(Reason.POLICY_UNAVAILABLE, "nobody can be asked at the moment whether this is allowed")
 _ID: Final = "\N{BULLET}"
 """Stands for the request's id, which only nginx knows; nothing that Portero writes holds it."""
@@ -78,6 +81,8 @@ def _tables() -> Mapping[str, str]:
         "PORTERO_KEPT": _set(kept_names()),
         "PORTERO_REMOVED": _set(removed_names()),
         "PORTERO_PREFIXES": "{ " + ", ".join(map(lua_string, OUR_PREFIXES)) + " }",
+        "PORTERO_MAX_FIELDS": str(MAX_NGINX_FIELDS),
+        "PORTERO_REFUSAL_TOO_MANY_FIELDS": _refusal(TOO_MANY_FIELDS),
         "PORTERO_REFUSAL_BAD_REQUEST": _refusal(Deny(Reason.BAD_REQUEST)),
         "PORTERO_REFUSAL_POLICY_UNAVAILABLE": _refusal(_NOT_JUDGED),
         "PORTERO_ANSWER_REMOVED": _set((HOP_BY_HOP | _answers(HOP) | _answers(OURS)) - _FRAMING),

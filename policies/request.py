@@ -71,7 +71,7 @@ _BAD_METHOD: Final = Deny(Reason.BAD_REQUEST, "the method is not a word of upper
 _METHOD_REFUSED: Final = Deny(
     Reason.METHOD_NOT_ALLOWED, "TRACE and CONNECT are not served", allowed_methods=ALL_METHODS
 )
-_TOO_MANY: Final = Deny(Reason.HEAD_TOO_LARGE, f"the request has more than {MAX_FIELDS} fields", part="fields")
+TOO_MANY_FIELDS: Final = Deny(Reason.HEAD_TOO_LARGE, f"the request has more than {MAX_FIELDS} fields", part="fields")
 _TOO_LARGE: Final = Deny(
     Reason.HEAD_TOO_LARGE, f"the request's fields are longer than {MAX_FIELDS_BYTES} bytes", part="fields"
 )
@@ -267,7 +267,7 @@ def _read_head(head: Head, trusted: TrustedPeers) -> AccessRequest | Deny:
     if method not in _USUAL_METHODS and (refusal := _refuse_method(method)):
         return refusal
     if len(fields) > MAX_FIELDS:
-        return _TOO_MANY
+        return TOO_MANY_FIELDS
 
     kept: list[tuple[bytes, bytes]] = []
     found: dict[int, bytes] = {}

@@ -67,4 +67,7 @@ return function()
   var.upstream_x_forwarded_port = "" -- an empty one is not sent
   var.upstream_x_forwarded_path = ""
   var.upstream_x_forwarded_prefix = ""
+  if ngx.ctx then
+    ngx.ctx.cached_request_headers = nil -- Kong 3.6 to 3.9 would pass on TE by what it has read before facts.lua
+  end
 end

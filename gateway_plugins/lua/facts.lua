@@ -7,11 +7,13 @@
 -- Names are judged by what they become at the function: CGI, WSGI and PHP fold case and turn punctuation into one
 -- character, so X_Portero_Subject is X-Portero-Subject there.
 
--- The three tables come from policies/header_fields.py; without them this is an error and not a pass.
+-- The tables come from policies/header_fields.py; without them this is an error and not a pass.
 local KEPT = PORTERO_KEPT -- these spellings stay: nginx, Kong or the judge of a credential reads them
 local REMOVED = PORTERO_REMOVED -- folded names that go, in every other spelling
 local PREFIXES = PORTERO_PREFIXES -- folded beginnings of names that go, in every spelling
-local REFUSAL = PORTERO_REFUSAL_BAD_REQUEST
+local MAX_FIELDS = PORTERO_MAX_FIELDS -- each removal walks over all of them: thousands would take a worker 50 ms
+local BAD_REQUEST = PORTERO_REFUSAL_BAD_REQUEST
+local TOO_MANY = PORTERO_REFUSAL_TOO_MANY_FIELDS
 
 local MAX_REMEMBERED = 4096 -- names; whoever sends requests chooses them
 local MAX_NAME_BYTES = 64 -- longer ones are judged each time, which bounds the memo to half a mebibyte
@@ -53,28 +55,28 @@ local function is_spoofable(name)
   return known
 end
 
-local function refuse()
+local function refuse(refusal)
   local id = ngx.var.request_id or ""
   local fields = { ["X-Request-Id"] = id }
-  for name, value in pairs(REFUSAL.fields) do
+  for name, value in pairs(refusal.fields) do
     fields[name] = value
   end
-  return kong.response.exit(REFUSAL.status, REFUSAL.before_id .. id .. REFUSAL.after_id, fields)
+  return kong.response.exit(refusal.status, refusal.before_id .. id .. refusal.after_id, fields)
 end
 
 return function()
   local var, shared = ngx.var, kong.ctx.shared
   shared.portero_facts, shared.portero_found, shared.portero_verdict = nil, nil, nil
 
-  local headers, truncated = ngx.req.get_headers(0) -- 0: all of them, however many
+  local headers, truncated = ngx.req.get_headers(MAX_FIELDS)
   if truncated then
-    return refuse()
+    return refuse(TOO_MANY)
   end
   -- The TCP peer, whatever real_ip_header has made of remote_addr: Portero asks its own trusted_peers.
   local peer = var.realip_remote_addr or var.remote_addr
   local scheme, request_line = var.scheme, var.request
   if not (peer and scheme and request_line) then
-    return refuse()
+    return refuse(BAD_REQUEST)
   end
   local lines = { "portero/1", peer, scheme, var.ssl_server_name or "", request_line }
   local count, spoofable = 5, {}
@@ -96,7 +98,7 @@ return function()
   -- One line each, or a value could pass for a line of its own.
   local _, ends = gsub(facts, "\n", "")
   if ends ~= count - 1 or find(facts, "[%z\r]") then
-    return refuse()
+    return refuse(BAD_REQUEST)
   end
   for _, name in ipairs(spoofable) do
     kong.service.request.clear_header(name)

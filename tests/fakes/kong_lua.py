@@ -75,6 +75,9 @@ for name in functions:gmatch("%S+") do
   end
 end
 
+local get_headers = ngx.req.get_headers
+ngx.req.get_headers = function(...) return get_headers(...), raising("ngx.req.leaves_out", ...) end
+
 local function proxy(getter, setter)
   return setmetatable({}, {
     __index = function(_, key) return raising(getter, key) end,
@@ -87,7 +90,10 @@ kong.configuration = {}
 ngx.var = proxy("ngx.var.get", "ngx.var.set")
 ngx.header = proxy("ngx.header.get", "ngx.header.set")
 local balancer = proxy("ngx.balancer.get", "ngx.balancer.set")
-ngx.ctx = setmetatable({}, { __index = function(_, key) return key == "balancer_data" and balancer or nil end })
+ngx.ctx = setmetatable({}, {
+  __index = function(_, key) return key == "balancer_data" and balancer or nil end,
+  __newindex = function(_, key, value) raising("ngx.ctx.set", key, value) end,
+})
 ngx.null = setmetatable({}, { __tostring = function() return "userdata: NULL" end })
 ngx.config = { subsystem = "http", nginx_version = 1025003, ngx_lua_version = 10026, debug = false }
 for name, number in pairs({
@@ -249,6 +255,12 @@ def _set(request: KongRequest, name: bytes, value: Any) -> None:
     request.answer.status = int(value)
 
 
+def _set_context(request: KongRequest, key: bytes, value: Any = None) -> None:
+    if key != b"cached_request_headers" or value is not None:
+        raise LuaError(f"no support for ngx.ctx.{key.decode()} = here")
+    request.cached = None
+
+
 def _pattern(pattern: bytes, options: bytes) -> re.Pattern[bytes]:
     flags = re.IGNORECASE if b"i" in options else 0
     return re.compile((rb"\A" if b"a" in options else b"") + pattern.replace(b"(?<", b"(?P<"), flags)
@@ -278,6 +290,7 @@ _NGX: Final[dict[str, Callable[..., Any]]] = {
     "ngx.header.set": lambda one, name, value=None: one.set_answer_header(name, value),
     "ngx.balancer.get": lambda one, name: one.balancer.get(name.decode()),
     "ngx.balancer.set": lambda one, name, value=None: one.balancer.update({name.decode(): value}),
+    "ngx.ctx.set": _set_context,
     "ngx.get": _get,
     "ngx.set": _set,
     "ngx.log": _log,
@@ -288,6 +301,7 @@ _NGX: Final[dict[str, Callable[..., Any]]] = {
     "ngx.re.find": _re_find,
     "ngx.re.match": _re_match,
     "ngx.req.get_headers": lambda one, most=100, _raw=False: one.headers(most),
+    "ngx.req.leaves_out": lambda one, most=100, _raw=False: b"truncated" if 0 < most < len(one.fields) else None,
     "ngx.resp.get_headers": lambda one, most=100, _raw=False: grouped(one.answer_fields[: most or None]),
     "ngx.req.set_header": lambda one, name, value=None: one.set_header(name, value),
     "ngx.req.clear_header": lambda one, name: one.set_header(name, None),

@@ -67,6 +67,8 @@ class KongRequest:
     fields: Fields = field(default_factory=list)
     """As they will go to the upstream, but for those that Kong makes itself."""
     args: bytes | None = None
+    cached: Fields | None = None
+    """``ngx.ctx.cached_request_headers``: what Kong 3.6 to 3.9 has read of ``fields`` before any plugin."""
     variables: dict[str, bytes] = field(default_factory=lambda: dict.fromkeys(UPSTREAM_VARIABLES, b""))
     upstream_fields: Fields = field(default_factory=list)
     """Of the upstream's answer, as it came."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from tests.fakes.kong_nginx import NginxHead
-from tests.fakes.kong_request import SERVER, Answer, KongRequest
+from tests.fakes.kong_request import SERVER, Answer, Fields, KongRequest
 from tests.fakes.kong_router import Match, escaped
 
 _MESSAGES: Final = {
@@ -51,6 +51,7 @@ def prepare(request: KongRequest, match: Match) -> None:
     variables["upstream_uri"] = escaped(match.upstream_uri)
     if match.route.document.get("preserve_host"):
         variables["upstream_host"] = host_field(head) or b""
+    request.cached = request.fields[:100]
     is_websocket = (request.header(b"upgrade") or b"").lower() == b"websocket"
     variables["upstream_connection"] = b"keep-alive, Upgrade" if is_websocket else b"keep-alive"
     variables["upstream_upgrade"] = b"websocket" if is_websocket else b""
@@ -74,16 +75,20 @@ def leave(request: KongRequest) -> None:
         host, port = request.balancer["host"], int(request.balancer["port"])
         is_default = port == (443 if variables["upstream_scheme"] == b"https" else 80)
         variables["upstream_host"] = host if is_default else host + b":%d" % port
-    connection = request.header(b"connection")
+    read = request.cached if request.cached is not None else request.fields[:100]
+    connection, te = (_first(read, name) for name in (b"connection", b"te"))
     if connection not in {None, b"keep-alive", b"close", b"upgrade"}:
         for name in (connection or b"").lower().split(b","):
             if name.strip() != b"upgrade" or variables["upstream_connection"] == b"keep-alive":
                 request.set_header(name.strip(), None)
-    te = request.header(b"te") or b""
-    if b"trailers" in [part.strip() for part in te.split(b",")]:
+    if b"trailers" in [part.strip() for part in (te or b"").split(b",")]:
         variables["upstream_te"] = b"trailers"
     for name in (b"proxy", b"proxy-connection"):
         request.set_header(name, None)
+
+
+def _first(fields: Fields, name: bytes) -> bytes | None:
+    return next((value for key, value in fields if key.lower() == name), None)
 
 
 def drop_hops(request: KongRequest) -> None:

@@ -45,7 +45,8 @@ ALLOWED: Final = frozenset(
         kong.service.request kong.service.request.clear_header
         kong.service.request.set_header kong.service.request.set_path kong.service.request.set_raw_query
         kong.service.set_target kong.service.set_timeouts
-        ngx.ctx ngx.ctx.balancer_data ngx.header ngx.req.get_headers ngx.resp.get_headers ngx.status ngx.var
+        ngx.ctx ngx.ctx.balancer_data ngx.ctx.cached_request_headers
+        ngx.header ngx.req.get_headers ngx.resp.get_headers ngx.status ngx.var
         ngx.var.request_id
         """,
     )
@@ -123,7 +124,9 @@ return function(code, world)
   }
   environment.ngx = {
     var = world.var, ctx = { balancer_data = world.balancer_data }, status = world.status,
-    req = { get_headers = function(most) return lowered(world.request), most ~= 0 and "truncated" or world.err end },
+    req = {
+      get_headers = function(most) return lowered(world.request), most < #world.request and "truncated" or nil end,
+    },
     resp = { get_headers = function(most) assert(most == 0) return lowered(world.answer) end },
     header = setmetatable({}, {
       __index = function(_, name) return lowered(world.answer)[name:lower()] end,
@@ -280,8 +283,15 @@ def test_what_could_be_read_as_another_fact_is_refused(fields: Fields, var: dict
 
 
 def test_a_head_of_which_fields_are_missing_is_refused() -> None:
-    """Nginx would say that it has given not all of them."""
-    assert World([(b"A", b"b")], err="truncated").run("facts")[0] == "exit"
+    """Nginx says that it has given not all of them: none has been removed, so it goes nowhere. 431, as Portero does."""
+    most: Fields = [(b"K-%d" % n, b"") for n in range(render_lua.MAX_NGINX_FIELDS)]
+    world = World(most)
+    assert world.run("facts") == ("done", [])
+    assert world.fields("request") == []
+    world = World([*most, (b"K-", b"")])
+    ended, (call,) = world.run("facts")
+    assert (ended, call[1], json.loads(call[2])["reason"]) == ("exit", 431, "head-too-large")
+    assert world.shared[b"portero_facts"] is None
 
 
 def test_marks_that_were_there_before_are_not_believed() -> None:
@@ -322,8 +332,8 @@ def test_the_memo_of_names_is_bounded() -> None:
     """Callers choose names; ten thousand of them leave no more than 4096."""
     code = snippet("facts")
     assert "verdicts, remembered = {}, 0" in code
-    for start in range(0, 10_000, 1000):
-        world = World([(f"x-{n}".encode(), b"v") for n in range(start, start + 1000)])
+    for start in range(0, 10_000, 250):
+        world = World([(f"x-{n}".encode(), b"v") for n in range(start, start + 250)])
         assert world.run("facts")[0] == "done"
 
 
