@@ -54,7 +54,7 @@ def depart(front: Front, verdict: Verdict | Undecided, head: Head, *, may_be_dir
         may_be_direct: False: every request goes by the internal listener.
     """
     if type(verdict) is Passed:
-        if may_be_direct and goes_direct(verdict, head):
+        if may_be_direct and goes_direct(verdict, head) and not front.gate.is_starting(verdict):
             try:
                 table = direct_verdict(verdict, head)
             except BaseException:
@@ -89,7 +89,7 @@ def _by_listener(front: Front, verdict: Passable, head: Head) -> Exit | dict[str
 
 def goes_direct(passed: Passed, head: Head) -> bool:
     """
-    Whether Kong may take the request to its function itself. Not when
+    Whether Kong may take the request to its function itself, once that has been awake for a while. Not when
 
     - its end has to be known: ``concurrency`` of the function, ``concurrent`` limits, a place that it was held for;
     - it has to be cut meanwhile: a total timeout, a websocket of a caller whose login may end;

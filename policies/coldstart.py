@@ -275,6 +275,10 @@ class Room:
         """A wake is under way, whoever called for it."""
         return self._wake_started_at is not None
 
+    def is_starting(self, now: float) -> bool:
+        """It has been awake for a short time only: without a concurrency of its own it gets a few requests at once."""
+        return now < self._starting_until
+
     @property
     def is_polled(self) -> bool:
         """It is asked about again and again, until it is ready."""

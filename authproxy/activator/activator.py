@@ -173,6 +173,11 @@ class Activator:
         if driver.room.give_back(grant.ticket, max(0.0, now - grant.released_at) if was_served else None):
             driver.feed(Tick(now))
 
+    def is_starting(self, place: Place) -> bool:
+        """Whether the function has just woken: how many it has at once is bounded, and each end counts."""
+        driver = self._driver_of(place)
+        return driver is not None and driver.room.is_starting(self._clock())
+
     def failed(self, place: Place) -> None:
         """
         The function could not be reached: a refused connection, or ``Backend.says_not_reached``.

@@ -344,6 +344,10 @@ class Gate:
         """
         self.finish(passed, status=0)
 
+    def is_starting(self, passed: Passed) -> bool:
+        """Whether its function has just woken, so that somebody has to know when the request has ended."""
+        return self._activator.is_starting(passed.allow.place)
+
     def upstream_failed(self, passed: Passed) -> None:
         """The function could not be reached: what is believed of its readiness is void."""
         self._activator.failed(passed.allow.place)

@@ -183,6 +183,7 @@ class Told:
     request_ids: list[str | None] = field(default_factory=list)
     callers: list[Principal | None] = field(default_factory=list)
     refusals: list[Reason] = field(default_factory=list)
+    is_starting_: bool = False
     breaks: bool = False
     """Whatever it is asked raises."""
 
@@ -208,6 +209,9 @@ class Told:
         if isinstance(self.settled, Exception) or self.settled is None:
             raise self.settled or AssertionError("asked for more")
         return self.settled
+
+    def is_starting(self, passed: Passed) -> bool:
+        return self.is_starting_
 
     def left(self, passed: Passed) -> None:
         self.left_.append(passed)

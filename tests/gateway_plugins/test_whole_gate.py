@@ -14,6 +14,7 @@ from gateway_plugins.answers import VERDICT
 from gateway_plugins.facts import FACTS
 from gateway_plugins.found import FOUND, read_found
 from gateway_plugins.plugins import PLUGINS
+from policies.coldstart import STARTING_S
 from policies.stages import Stage
 from tests.fakes.plugins import Asked, Kong, running_kong
 from tests.fakes.world import request_bytes
@@ -118,6 +119,22 @@ async def test_a_function_that_sleeps_is_left_to_the_listener(kong: Kong, way: A
     assert asked.shared[VERDICT]["set"]["X-Portero-Pass"]
     assert len(kong.passes) == 1
     assert kong.world.faas.wake_calls == []
+
+
+@WAYS
+async def test_a_function_that_has_just_woken_is_left_to_the_listener(kong: Kong, way: Any) -> None:
+    """While it starts it gets no more at once than it can take, and somebody has to know when each has ended."""
+    token = kong.world.token("dan")
+    await warmed(kong, "GET /function/cold", token=token)
+    asked = await kong.ask(way(), "GET /function/cold", token=token)
+    assert asked.shared[VERDICT]["set"]["X-Portero-Pass"]
+    assert len(kong.passes) == 1
+    activator: Any = kong.world.app.parts.activator
+    usual = activator._clock
+    activator._clock = activator._tools.clock = lambda: usual() + STARTING_S
+    await warmed(kong, "GET /function/cold", token=token)
+    again = await kong.ask(way(), "GET /function/cold", token=token)
+    assert "X-Portero-Pass" not in again.shared[VERDICT]["set"]
 
 
 @WAYS

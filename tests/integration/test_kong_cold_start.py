@@ -11,6 +11,7 @@ import pytest
 
 from authproxy.gate.passes import Passes
 from authproxy.gate.verdict import Undecided
+from policies.coldstart import STARTING_S
 from policies.request import Head
 from tests.fakes.internal import Door, running_door, until
 from tests.fakes.kong_world import KongWorld, running_kong_world
@@ -104,8 +105,14 @@ async def test_a_cold_function_behind_kong(kong: KongWorld) -> None:
     assert told == {f"login|caller-{number}": REQUESTS // 10 for number in range(10)}
     assert not [one for one in kong.faas.requests if any("pass" in name.lower() for name, _ in one.fields)]
     await until(lambda: is_idle(kong))
-    # Awake by now: Kong talks to the function itself.
+    # While it starts it is still given a few at once; later on Kong talks to the function itself.
     assert (await kong.get("/reports/es", token=tokens[0])).status == 200
+    assert kong.trace.target == kong.app.public_address
+    activator: Any = kong.app.parts.activator
+    usual = activator._clock
+    activator._clock = activator._tools.clock = lambda: usual() + STARTING_S
+    for _ in range(2):  # the first one asks whether it is awake
+        assert (await kong.get("/reports/es", token=tokens[0])).status == 200
     assert kong.trace.target != kong.app.public_address
 
 
