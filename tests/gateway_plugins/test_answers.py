@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from authproxy.gate.verdict import Deferred, DirectAnswer, PageCall, Passed, Refused, StagePassed
@@ -113,6 +113,7 @@ VALUES = [
     st.sampled_from(["GET", "POST", "DELETE"]),
     st.sampled_from([ana(), anonymous(), ana(is_by_cookie=True, set_cookie=b"Set-Cookie: x=1\r\n")]),
 )
+@example([(b"connection", b"x-mine"), (b"x-mine", b"1"), (b"accept", b"a")], "/function/f", "GET", ana())
 def test_the_function_gets_what_the_proxy_would_send(
     fields: list[tuple[bytes, bytes]], target: str, method: str, principal: Principal
 ) -> None:

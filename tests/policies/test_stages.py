@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from policies.decision import Allow, Answer, Challenge, Decision, Defer, Deny, Known, LimitState, Page, Reason, Refusal
@@ -130,12 +130,15 @@ REPORT = a_request("/reports")
 
 # --- a chain is the whole -------------------------------------------------------------------------------------------
 
+LOGGED_OUT = anonymous()
+LOGGED_OUT.is_session_over = True
 CALLERS: list[Principal | Refusal] = [
     ana(),
     ana(is_by_cookie=True),
     ana(only_function="report"),
     Principal("login", "bob"),
     anonymous(),
+    LOGGED_OUT,
     Challenge(Reason.CREDENTIAL_INVALID, "invalid_token"),
     Deny(Reason.KEYS_UNAVAILABLE),
 ]
@@ -175,6 +178,7 @@ SPLITS = [
     st.sampled_from(SHADOWS),
     st.sampled_from(SPLITS),
 )
+@example("/reports", "GET", (), LOGGED_OUT, YES.spent, None, frozenset(), SPLITS[0])
 def test_a_chain_decides_as_the_whole_does(
     target: str,
     method: str,
@@ -244,8 +248,9 @@ def test_the_coldstart_stage_holds_nothing_where_it_is_not_the_last() -> None:
     assert asked == []
 
 
-def test_what_was_asked_is_not_asked_again() -> None:
-    """The last one takes the caller, the rule and the limits from those before it."""
+@pytest.mark.parametrize("stages", [{Stage.COLDSTART}, {Stage.RATELIMIT, Stage.COLDSTART}], ids=len)
+def test_what_was_asked_is_not_asked_again(stages: set[Stage]) -> None:
+    """The last one takes the caller, the rule and the limits from those before it; a rate is spent once."""
     earlier = Earlier(
         frozenset({Stage.TENANT, Stage.RBAC, Stage.RATELIMIT}),
         ana(),
@@ -257,7 +262,7 @@ def test_what_was_asked_is_not_asked_again() -> None:
         "report",
         REVISION,
     )
-    allowed, asked = alone({Stage.COLDSTART}, REPORT, YES, earlier, final=True)
+    allowed, asked = alone(stages, REPORT, YES, earlier, final=True)
     assert isinstance(allowed, Allow)
     assert (allowed.principal, allowed.limits, asked) == (earlier.principal, YES.spent.states, ["Ready report"])
 

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import weakref
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -143,6 +143,40 @@ async def test_a_pass_opens_what_waits_under_it_once(bench: Bench, kind: str) ->
     assert bench.redeem(token, verdict) is None
     assert not bench.gate.ends
     assert not len(bench.passes)
+
+
+@pytest.mark.parametrize("part", ["tenant", "function", "subject"])
+async def test_a_pass_is_bound_to_who_and_what_was_judged(bench: Bench, part: str) -> None:
+    """Even where two requests say the same and the book has mixed them up: another's pass opens nothing."""
+    mine = bench.verdict("passed")
+    principal = Principal("login", "eve") if part == "subject" else mine.allow.principal
+    place = mine.allow.place
+    if part == "tenant":
+        place = replace(place, tenant=a_tenant("globex"))
+    elif part == "function":
+        place = replace(place, function="other")
+    theirs = bench.verdict("passed")
+    theirs.allow = Allow(place, principal, None)
+    tokens = bench.issue(mine), bench.issue(theirs)
+    book = bench.passes._waiting
+    first, second = book
+    book[first], book[second] = book[second], book[first]
+    assert [bench.redeem(token, mine) for token in tokens] == [None, None]
+    assert sorted(bench.gate.ends) == [("r-1", Reason.PASS_INVALID), ("r-2", Reason.PASS_INVALID)]
+
+
+@pytest.mark.parametrize("at", ["method", "host"])
+async def test_what_a_pass_is_bound_to_is_told_apart(bench: Bench, at: str) -> None:
+    """The same bytes with another end of the method, or of the host, are another request."""
+    verdict = bench.verdict("passed")
+    token = bench.issue(verdict)
+    method, host, target = "GET", verdict.request.authority, target_of(verdict.request)
+    if at == "method":
+        method, host = "GE", f"T{host}"
+    else:
+        host, target = host[:-1], host[-1:].encode() + target
+    changes: dict[str, Any] = {"method": method, "target": target, "fields": ((b"host", host.encode()),)}
+    assert bench.redeem(token, verdict, **changes) is None
 
 
 async def test_a_pass_is_72_characters_that_any_field_may_hold(bench: Bench) -> None:
