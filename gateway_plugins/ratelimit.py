@@ -12,7 +12,7 @@ Its Kong config::
         after: [portero-tenant, portero-rbac]   # must have run
         final: false                            # true where nothing of the chain comes after it
 
-``chain`` says how ``after`` and ``final`` work; ``portero kong render --split`` writes them.
+``chain`` says how ``after`` and ``final`` work; ``portero kong render --chain`` writes them.
 """
 
 from __future__ import annotations

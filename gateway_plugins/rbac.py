@@ -11,7 +11,7 @@ Its Kong config::
         after: [portero-tenant]   # must have run; empty: it resolves the tenant itself
         final: false              # true where nothing of the chain comes after it
 
-``chain`` says how ``after`` and ``final`` work; ``portero kong render --split`` writes them.
+``chain`` says how ``after`` and ``final`` work; ``portero kong render --chain`` writes them.
 """
 
 from __future__ import annotations

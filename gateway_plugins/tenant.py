@@ -13,7 +13,7 @@ Its Kong config::
 
 ``after`` is there and has to be empty: nothing runs before it.
 
-``chain`` says how ``after`` and ``final`` work; ``portero kong render --split`` writes them.
+``chain`` says how ``after`` and ``final`` work; ``portero kong render --chain`` writes them.
 """
 
 from __future__ import annotations
