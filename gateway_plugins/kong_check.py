@@ -4,11 +4,13 @@ Whether a Kong configuration still is what the policies say, by meaning: what is
 Compared are entities by their names and what they say, not text: order, nesting, ids and defaults that Kong or decK
 have added say nothing. Entities with Portero's tag or name that the policies do not explain are foreign. Entities of
 the operator's are ignored, but where they would take requests of a tenant away from the plugin: a route that Kong asks
-before ours, or a plugin that stands nearer to the route than one of ours. It reads no files and asks no Kong.
+before ours, a plugin that stands nearer to the route than one of ours, or one that answers by itself. It reads no
+files and asks no Kong.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -16,11 +18,14 @@ import yaml
 
 from gateway_plugins.kong_entities import Entities, Entity, read_entities, without_defaults
 from gateway_plugins.render import CHAIN, TAG, all_services
-from gateway_plugins.render_rules import flaws, place
+from gateway_plugins.render_rules import flaws, names_twice, place
 from policies.tables import PolicySet
 
 _RENDER: Final = "render anew and load the result"
+_MISREAD: Final = "Kong would not take it as it is meant."
 _OWN_PLUGINS: Final = frozenset({"pre-function", "post-function", "portero", *CHAIN})
+_ANSWERING: Final = frozenset({"aws-lambda", "azure-functions", "openwhisk", "proxy-cache", "proxy-cache-advanced"})
+"""Run between ours, and answer with what somebody else may not have: Kong goes on without a plugin that is down."""
 _CRITERIA: Final = ("hosts", "paths", "methods", "headers", "snis", "sources", "destinations")
 _OUR_CRITERIA: Final = 2
 """A tenant's routes have hosts and paths; Kong asks routes with more criteria first."""
@@ -46,11 +51,12 @@ def drift(policies: PolicySet, *texts: str, chain: bool | None = None) -> list[s
         document = _read(one)
         if isinstance(document, str):
             return [document]
-        said += [f"{flaw} Kong would not take it as it is meant." for flaw in flaws(document, tag=TAG)]
+        said += [f"{flaw} {_MISREAD}" for flaw in flaws(document, tag=TAG)]
         for known, read in zip(actual, read_entities(document), strict=True):
             known.extend(read)
     if chain is None:
         chain = any(one.get("name") in CHAIN and _is_tagged(one) for one in actual.plugins)
+    said += [flaw for one in names_twice(actual) if (flaw := f"{one} {_MISREAD}") not in said]
     expected = read_entities({"services": all_services(policies, chain=chain)})
     said += _compare("services", "service", expected.services, actual.services)
     said += _compare("routes", "route", expected.routes, actual.routes)
@@ -103,8 +109,11 @@ def _is_tagged(entity: Entity) -> bool:
 
 def _compare(kind: str, word: str, expected: Sequence[Entity], actual: Sequence[Entity]) -> Iterator[str]:
     there = {_key(kind, one): one for one in actual}
+    counts = Counter(_key(kind, one) for one in actual)
     for wanted in expected:
         key = _key(kind, wanted)
+        if kind == "plugins" and counts[key] > 1:
+            yield f"The plugin {key} stands there twice; take away the one that is not Portero's."
         found = there.pop(key, None)
         if found is None:
             yield f"The {word} {key} is missing; {_RENDER}."
@@ -170,8 +179,8 @@ def _takes(route: Entity, host: str) -> bool:
     """
     Whether Kong could ask ``route`` before the tenant's routes of ``host``.
 
-    More criteria go first; of as many, hosts with headers go before hosts with paths, and of those the path decides,
-    so that any path under the host is one taken away.
+    More criteria go first; of as many, exact hosts before wildcards (traditional_compatible), hosts with headers before
+    hosts with paths, and of those the path decides, so that any path under the host is one taken away.
     """
     criteria = {field for field in _CRITERIA if route.get(field)}
     if "hosts" not in criteria:
@@ -179,14 +188,16 @@ def _takes(route: Entity, host: str) -> bool:
         return len(criteria) > _OUR_CRITERIA or (len(criteria) == _OUR_CRITERIA and host.startswith("*."))
     if not any(_overlap(str(one), host) for one in route["hosts"]):
         return False
+    if host.startswith("*.") and len(criteria) == _OUR_CRITERIA and not any("*" in str(one) for one in route["hosts"]):
+        return True
     return len(criteria) > _OUR_CRITERIA or bool(criteria & {"paths", "headers"})
 
 
 def _overlap(theirs: str, ours: str) -> bool:
     """Whether some host matches both; either may be a wildcard at its beginning, and ``theirs`` at its end."""
     theirs = theirs.lower()
-    if not theirs.startswith("["):
-        theirs = theirs.partition(":")[0]
+    address, bracket, _ = theirs.partition("]")
+    theirs = address + bracket if bracket else theirs.partition(":")[0]
     if theirs.endswith(".*"):
         return ours.startswith(("*.", theirs[:-1]))
     if theirs.startswith("*.") and ours.startswith("*."):
@@ -203,6 +214,13 @@ def _taken_by_plugins(expected: Entities, actual: Entities) -> Iterator[str]:
     services = {one["name"] for one in expected.services}
     routes = {one["name"] for one in expected.routes}
     for plugin in actual.plugins:
+        is_here = plugin.get("service") in services or plugin.get("route") in routes
+        is_everywhere = plugin.get("service") is None and plugin.get("route") is None
+        if plugin.get("name") in _ANSWERING and plugin.get("enabled") is not False and (is_here or is_everywhere):
+            yield (
+                f"The plugin {plugin['name']} of {place(plugin)} answers instead of a function, also while Portero "
+                "cannot be asked, and then anybody; attach it to services of your own."
+            )
         if plugin.get("name") not in _OWN_PLUGINS or plugin.get("enabled") is False or _is_tagged(plugin):
             continue
         is_nearer = (

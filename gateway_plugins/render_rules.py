@@ -9,6 +9,7 @@ are Portero's own alone (no ports in hosts, expressions apart from prefixes) are
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
@@ -60,21 +61,29 @@ def place(plugin: Mapping[str, Any]) -> str:
     return ", ".join(scopes) or "every service"
 
 
+def names_twice(entities: Entities) -> Iterator[str]:
+    """Of one document, or of several that are loaded together."""
+    for kind, names in _names_of(entities):
+        for name, count in Counter(map(str, names)).items():
+            if count > 1:
+                yield f"{kind} {name}: the name stands twice."
+
+
 def _names(entities: Entities) -> Iterator[str]:
-    for kind, names in (
-        ("service", [one.get("name") for one in entities.services]),
-        ("route", [one.get("name") for one in entities.routes]),
-        ("plugin instance", [one.get("instance_name") for one in entities.plugins]),
-    ):
-        seen: set[object] = set()
+    for kind, names in _names_of(entities):
         for name in names:
-            if name is None:
-                continue
             if not isinstance(name, str) or not _NAME.fullmatch(name):
                 yield f"{kind} {name!r}: a name has letters, digits, '.', '-', '_' and '~' only."
-            if name in seen:
-                yield f"{kind} {name}: the name stands twice."
-            seen.add(name)
+    yield from names_twice(entities)
+
+
+def _names_of(entities: Entities) -> Iterator[tuple[str, list[object]]]:
+    for kind, field, every in (
+        ("service", "name", entities.services),
+        ("route", "name", entities.routes),
+        ("plugin instance", "instance_name", entities.plugins),
+    ):
+        yield kind, [one[field] for one in every if one.get(field) is not None]
 
 
 def _twice(entities: Entities) -> Iterator[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+from fnmatch import fnmatchcase
 from itertools import pairwise
 from typing import Any, Final
 
@@ -190,6 +191,8 @@ def test_what_is_the_operators_is_left_alone(route: dict[str, Any]) -> None:
         {"hosts": ["acme.*"], "paths": ["/"]},
         {"hosts": ["acme.localhost"], "headers": {"x": ["y"]}},
         {"hosts": ["a.b.wild.example"], "paths": ["/"]},
+        {"hosts": ["a.wild.example"], "methods": ["GET"]},
+        {"hosts": ["a.wild.example", "b.wild.example"], "snis": ["a.wild.example"]},
         {"hosts": ["*.b.wild.example"], "paths": ["/"]},
         {"hosts": ["*.example"], "paths": ["/"]},
         {"paths": ["/"], "methods": ["GET"], "headers": {"x": ["y"]}},
@@ -201,6 +204,84 @@ def test_a_route_that_would_take_a_tenants_requests_is_said(route: dict[str, Any
     """It would go to somebody's service without being judged."""
     (sentence,) = said(with_route(**route))
     assert "route shop" in sentence
+
+
+METHODS: Final = st.sampled_from([[], ["GET"]])
+HOSTS: Final = ["acme.localhost", "*.localhost", "acme.*", "a.wild.example", "*.wild.example", "*.example", "x.example"]
+OPERATORS: Final = st.fixed_dictionaries(
+    {
+        "hosts": st.lists(st.sampled_from(HOSTS), unique=True, max_size=2),
+        "paths": st.sampled_from([[], ["/"], ["~/"], ["/some/where"]]),
+        "methods": METHODS,
+        "headers": st.sampled_from([{}, {"x": ["y"]}, {"x": ["y"], "z": ["y"]}]),
+        "snis": st.sampled_from([[], ["acme.localhost"]]),
+    }
+).filter(any)
+
+
+def weight(route: Document) -> tuple[int, ...]:
+    """The order in which Kong's default router (``traditional_compatible``) asks, as its source has it."""
+    hosts, paths, headers = route.get("hosts") or [], route.get("paths") or [], route.get("headers") or {}
+    criteria = sum(bool(route.get(one)) for one in ("hosts", "paths", "methods", "headers", "snis"))
+    is_regex = bool(paths) and paths[0].startswith("~")
+    is_plain_host = bool(hosts) and not any("*" in host for host in hosts)
+    priority = route.get("regex_priority", 0) if is_regex else 0
+    return criteria, is_plain_host, len(headers), is_regex, priority, 0 if is_regex or not paths else len(paths[0])
+
+
+@settings(max_examples=300, deadline=None)
+@given(OPERATORS)
+def test_whatever_kong_asks_before_a_tenants_last_route_is_said(route: Document) -> None:
+    """Of any route of the operator's: the router's own order against what is said."""
+    ours = [(one, weight(one)) for service in RENDERED["services"] for one in service["routes"] if one.get("hosts")]
+    last = {host: min(w for one, w in ours if host in one["hosts"]) for one, _ in ours for host in one["hosts"]}
+    example = {"acme.localhost": ["acme.localhost"], "*.wild.example": ["a.wild.example", "q.wild.example"]}
+
+    def has(host: str) -> bool:
+        return not route["hosts"] or any(fnmatchcase(host, one) for one in route["hosts"])
+
+    if any(weight(route) >= last[one] and any(map(has, hosts)) for one, hosts in example.items()):
+        assert any("route shop" in sentence for sentence in said(with_route(**route)))
+
+
+def test_an_address_with_a_port_is_the_address() -> None:
+    """Kong takes the port of a host off, also behind the bracket."""
+    policies = a_policy_set(a_tenant(hosts=("[::1]",)))
+    (text,) = render(policies).values()
+    document = yaml.load(text, yaml.CSafeLoader)
+    document["routes"] = [{"name": "shop", "hosts": ["[::1]:8000"], "paths": ["/x"]}]
+    assert "route shop" in "".join(said(document, policies))
+
+
+@pytest.mark.parametrize("name", ["proxy-cache", "aws-lambda", "azure-functions", "openwhisk"])
+@pytest.mark.parametrize("where", ["global", "service", "route"])
+def test_a_plugin_that_answers_before_the_last_lock_is_said(name: str, where: str) -> None:
+    """Kong goes on without a plugin whose server is down: what answers by itself would answer unjudged."""
+    document = edited()
+    plugins = {"global": document, "service": first(document), "route": first(document)["routes"][0]}[where]
+    plugins["plugins"] = [*plugins.get("plugins", []), {"name": name}]
+    (sentence,) = said(document)
+    assert f"plugin {name} of" in sentence
+    assert "also while Portero cannot be asked" in sentence
+    document = with_route(hosts=["shop.example"], plugins=[{"name": name}])
+    document["plugins"] = [{"name": name, "enabled": False}]
+    assert said(document) == []
+
+
+def test_a_second_configuration_of_a_plugin_of_ours_is_said() -> None:
+    """Whichever stands last, and whether it has our tag or not."""
+    for at in (0, 3):
+        document = edited()
+        first(document)["plugins"].insert(at, {"name": "pre-function", "config": {"access": ["return"]}})
+        assert "stands there twice" in "".join(said(document))
+
+
+def test_a_name_that_stands_in_two_files_is_said() -> None:
+    """They are loaded together: one of the two would be what counts."""
+    files = list(render(POLICIES, split=True).values())
+    other = {"_format_version": "3.0", "services": [{"name": "portero.acme", "url": "http://functions"}]}
+    for texts in ([json.dumps(other), *files], [*files, json.dumps(other)]):
+        assert "service portero.acme: the name stands twice" in "".join(drift(POLICIES, *texts))
 
 
 @pytest.mark.parametrize(
