@@ -113,7 +113,7 @@ VALUES = [
     st.sampled_from(["GET", "POST", "DELETE"]),
     st.sampled_from([ana(), anonymous(), ana(is_by_cookie=True, set_cookie=b"Set-Cookie: x=1\r\n")]),
 )
-@example([(b"connection", b"x-mine"), (b"x-mine", b"1"), (b"accept", b"a")], "/function/f", "GET", ana())
+@example([(b"connection", b"x-mine"), (b"x-mine", b"1"), (b"authorization", b"Bearer t")], "/function/f", "GET", ana())
 def test_the_function_gets_what_the_proxy_would_send(
     fields: list[tuple[bytes, bytes]], target: str, method: str, principal: Principal
 ) -> None:
@@ -245,6 +245,7 @@ def test_what_is_added_to_the_answer() -> None:
         ("/function/f", ((b"Content-Length", b"3"),), {"method": "POST"}, True),
         ("/function/narrow", (), {}, False),
         ("/function/f", (), {"lease": Lease}, False),
+        ("/function/f", (), {"grant": object()}, False),
         ("/function/timed", (), {}, False),
         ("/function/f", ((b"Transfer-Encoding", b"chunked"),), {"method": "POST"}, False),
         ("/function/endless", ((b"Transfer-Encoding", b"chunked"),), {"method": "POST"}, True),
@@ -260,6 +261,7 @@ def test_what_is_added_to_the_answer() -> None:
         "with a body",
         "concurrency",
         "concurrent limit",
+        "a place that was held for it",
         "total timeout",
         "chunked and bounded",
         "chunked and unbounded",
@@ -277,7 +279,9 @@ def test_what_needs_watching_does_not_go_directly(
     """Kong tells nobody of an end, cuts nothing and counts nothing."""
     if "lease" in options:
         options = {"lease": object.__new__(Lease)}
-    passed, head = judged(target, *fields, **options)
+    grant = options.get("grant")
+    passed, head = judged(target, *fields, **{name: value for name, value in options.items() if name != "grant"})
+    passed.grant = grant
     told = Told()
     assert goes_direct(passed, head) is is_direct
     verdict = depart(told.front(), passed, head, may_be_direct=True)
@@ -312,6 +316,7 @@ def test_a_held_request_brings_a_pass_and_no_credential() -> None:
     assert verdict["set"] == {"Host": "acme.localhost", "X-Portero-Pass": PASS}
     assert verdict["clear"] == ["authorization", "cookie"]
     assert (verdict["path"], verdict.get("query")) == ("/function/f/a", None)
+    assert verdict["forwarded"] == {"for": "198.51.100.7", "proto": "http", "host": "acme.localhost"}
     assert "answer" not in verdict
 
 

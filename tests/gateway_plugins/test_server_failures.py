@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from gateway_plugins.handler import Call, Exit, Handler, Wait
+from gateway_plugins.instances import Instances
 from tests.fakes.plugin_caller import module, served, until
 
 
@@ -261,6 +262,25 @@ async def test_there_is_one_phase(phase: str) -> None:
         kong = await world.caller()
         with pytest.raises(RuntimeError, match="phase access only"):
             await kong.begin(await kong.instance(), phase)
+
+
+async def test_a_mistake_of_ours_is_an_answer_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Kong is told of an error, the connection stays, and the error's text with us."""
+
+    def breaks(*_arguments: object) -> None:
+        raise RuntimeError("s3cret")
+
+    async with served(module(truthy_end)) as world:
+        kong = await world.caller()
+        instance = await kong.instance()
+        with monkeypatch.context() as patched:
+            patched.setattr(Instances, "get", breaks)
+            with pytest.raises(RuntimeError, match="internal error"):
+                await kong.begin(instance)
+        assert (await kong.begin(instance)).status == 500
+    assert "rpc-failed" in capsys.readouterr().err
 
 
 # -- bounds ------------------------------------------------------------------------------------------------------------
