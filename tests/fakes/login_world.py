@@ -13,10 +13,13 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from authproxy.app import App
+from authproxy.kong_app import KongApp
 from authproxy.settings import Settings
+from tests.fakes.kong import KongFront
+from tests.fakes.kong_world import DUMPS, rendered
 from tests.fakes.oidc_provider import Issuer, IssuerSettings, OidcProvider, running_oidc_provider
 from tests.fakes.openfaas import FakeOpenFaas
 from tests.fakes.scripted_browser import ScriptedBrowser
@@ -39,13 +42,15 @@ class LoginWorld:
     provider: OidcProvider
     faas: FakeOpenFaas
     app: App
+    address: tuple[str, int]
+    """Where browsers come in: Portero's own listener, or Kong's."""
 
     @property
     def issuer(self) -> Issuer:
         return self.provider["login"]
 
     def origin(self, tenant: str = "acme") -> str:
-        return f"http://{tenant}.localhost:{self.app.public_address[1]}"
+        return f"http://{tenant}.localhost:{self.address[1]}"
 
     @property
     def browser(self) -> ScriptedBrowser:
@@ -106,6 +111,7 @@ async def running_login_world(
     *,
     entries: Mapping[str, Mapping[str, Any]] | None = None,
     tenant: Mapping[str, Any] | None = None,
+    kong: Literal["portero", "chain"] | None = None,
     **settings: Any,
 ) -> AsyncIterator[LoginWorld]:
     """
@@ -115,6 +121,7 @@ async def running_login_world(
         issuers: each becomes an entry of ``identity`` of the same name.
         entries: issuer's name -> members of that entry.
         tenant: members of both tenants' files.
+        kong: which plugins stand before it, in a stand-in for Kong; None: it is its own front.
         settings: of Portero.
     """
     with tempfile.TemporaryDirectory(prefix="portero-login-") as name:
@@ -132,15 +139,28 @@ async def running_login_world(
             backends = {"faas": {"kind": "openfaas", "url": faas.url}}
             hosts = {one: {"hosts": [f"{one}.localhost"], "backend": "faas", "namespace": one} for one in TENANTS}
             _write(folder, "policies/platform.yaml", {"version": 1, "backends": backends, "tenants": hosts})
-            app = App(Settings.model_validate(_settings(folder) | settings))
-            await app.start()
-            try:
-                world = LoginWorld(folder, provider, faas, app)
+            async with _running_app(folder, Settings.model_validate(_settings(folder) | settings), kong) as running:
+                world = LoginWorld(folder, provider, faas, *running)
                 for one in issuers:
                     await provider[one.name].set_clients(world.client())
                 yield world
-            finally:
-                await app.stop(0.5)
+
+
+@contextlib.asynccontextmanager
+async def _running_app(
+    folder: Path, settings: Settings, kong: str | None
+) -> AsyncIterator[tuple[App, tuple[str, int]]]:
+    app = App(settings) if kong is None else KongApp(settings)
+    await app.start()
+    try:
+        if kong is None:
+            yield app, app.public_address
+            return
+        config = rendered(folder / "policies", chain=kong == "chain")
+        async with KongFront(config, settings.kong_sockets, dumps=DUMPS) as front:
+            yield app, front.address
+    finally:
+        await app.stop(0.5)
 
 
 def _settings(folder: Path) -> dict[str, Any]:
@@ -149,6 +169,8 @@ def _settings(folder: Path) -> dict[str, Any]:
         "secrets": folder / "secrets",
         "listen": ("127.0.0.1", 0),
         "admin": ("127.0.0.1", 0),
+        "internal": ("127.0.0.1", 0),
+        "kong_sockets": folder,
         "audit": str(folder / "audit.log"),
         "allow_loopback_http": True,
         "drain": 1.0,

@@ -192,7 +192,7 @@ class stream:  # noqa: N801 - used as a function
     """``async with stream(...) as lines``: an open answer of a function, line by line, by a browser's cookies."""
 
     def __init__(self, world: LoginWorld, browser: ScriptedBrowser, path: str) -> None:
-        host, port = world.app.public_address
+        host, port = world.address
         cookie = "; ".join(f"{name}={value}" for name, value in browser.jar.values("acme.localhost").items())
         self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
         self._answer: aiohttp.ClientResponse | None = None
@@ -219,7 +219,7 @@ class stream:  # noqa: N801 - used as a function
 
 
 async def post(world: LoginWorld, path: str, form: dict[str, str]) -> int:
-    host, port = world.app.public_address
+    host, port = world.address
     async with (
         aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
         session.post(f"http://{host}:{port}{path}", data=form, headers={"Host": f"acme.localhost:{port}"}) as answer,
