@@ -43,7 +43,10 @@ class Recorder:
         failure: Reason | None,
         now: float,
     ) -> None:
-        """An allowed request has ended; ``failure`` when the data path could not deliver it whole."""
+        """
+        An allowed request has ended; ``failure`` when the data path could not deliver it whole. ``status`` 0: nobody
+        tells of its end, and how long it took is not known.
+        """
         allow, request, case = passed.allow, passed.request, passed.case
         tenant = allow.place.tenant.name
         duration_s = now - case.started_at
@@ -53,7 +56,8 @@ class Recorder:
                 self._metrics.decisions_total.cell((self._edge, tenant, "allow", "")),
                 self._metrics.request_duration_seconds.cell((self._edge, tenant)),
             )
-        cells[1].observe(duration_s)
+        if status:
+            cells[1].observe(duration_s)
         if failure is None:
             cells[0][0] += 1
             outcome, reason = "allow", None

@@ -59,6 +59,13 @@ def audited(kong: Kong) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (kong.world.folder / "audit.log").read_text().splitlines()]
 
 
+def counted(kong: Kong) -> tuple[float, float]:
+    """Requests of the tenant that were allowed, and how many of them were timed."""
+    metrics = kong.world.app.parts.metrics
+    allowed = metrics.decisions_total.value(("proxy", "acme", "allow", ""))
+    return allowed, metrics.request_duration_seconds.count(("proxy", "acme"))
+
+
 def reason(asked: Asked) -> tuple[int, str | list[str]]:
     assert asked.exit is not None
     return asked.exit.status, asked.exit.fields["X-Portero-Reason"]
@@ -86,6 +93,17 @@ async def test_an_awake_function_is_called_by_kong_itself(kong: Kong, way: Any) 
     last = audited(kong)[-1]
     assert (last["outcome"], last["subject"], last.get("status", 0)) == ("allow", "login|ana", 0)
     assert last["request_id"] == verdict["answer"]["add"]["X-Request-Id"]
+
+
+@WAYS
+async def test_what_leaves_directly_is_counted_and_not_timed(kong: Kong, way: Any) -> None:
+    """Nobody tells of its end: a duration of nothing would make every function look quick."""
+    token = kong.world.token()
+    await warmed(kong, token=token)
+    before = counted(kong)
+    assert (await kong.ask(way(), REPORT, token=token)).exit is None
+    allowed, timed = counted(kong)
+    assert (allowed, timed) == (before[0] + 1, before[1])
 
 
 async def test_an_allowed_request_takes_two_calls(kong: Kong) -> None:
