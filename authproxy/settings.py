@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
@@ -54,6 +55,34 @@ def _redis_url(value: object) -> object:
     return value
 
 
+_NAME_EXPECTED: Final = "expected a host's name or address, without a port"
+_HOST_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,253}")
+
+
+def _host(value: object) -> object:
+    """A name, or an address without brackets."""
+    if isinstance(value, str) and not _HOST_NAME.fullmatch(value):
+        try:
+            address = IPv6Address(value)
+        except ValueError:
+            raise ValueError(_NAME_EXPECTED) from None
+        if address.scope_id is not None:
+            raise ValueError(_NAME_EXPECTED)
+    return value
+
+
+_SOCKET_MODE: Final = re.compile(r"0?[67][0-7]{2}")
+
+
+def _socket_mode(value: object) -> object:
+    """Octal; TOML's 660 is a number. Who may connect must be able to write."""
+    text = str(value)
+    if not _SOCKET_MODE.fullmatch(text):
+        raise ValueError("expected octal permissions with which Portero itself may connect, such as 600 or 660")
+    return text
+
+
+_EVERY_ADDRESS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 (compared with, not listened on)
 HostPort = Annotated[tuple[str, int], BeforeValidator(_host_port)]
 Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
 
@@ -79,13 +108,13 @@ class Settings(BaseModel):
         description="Address of the internal listener, where Kong sends what it cannot hand to a function by itself; "
         "only portero kong-plugin-server listens on it.",
     )
-    internal_name: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9._:-]{1,253}$")] = Field(
+    internal_name: Annotated[str | None, BeforeValidator(_host)] = Field(
         None, description="Host by which Kong reaches the internal listener, when that is not its address."
     )
     kong_sockets: Path = Field(
         Path("/usr/local/kong"), description="Folder of the sockets that Kong asks the plugin server on."
     )
-    kong_socket_mode: Annotated[str, Field(pattern=r"^0?[0-7]{3}$")] = Field(
+    kong_socket_mode: Annotated[str, BeforeValidator(_socket_mode)] = Field(
         "600",
         description="Permissions of the sockets for Kong, octal; 660 where Kong runs as another user of the group.",
     )
@@ -142,6 +171,10 @@ class Settings(BaseModel):
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise ValueError(
                 "tls_client_ca without tls_cert and tls_key: a client can show a certificate over TLS only"
+            )
+        if self.internal_name is None and self.internal[0] in _EVERY_ADDRESS:
+            raise ValueError(
+                f"internal is every address ({self.internal[0]}): say by internal_name how Kong reaches it"
             )
         if self.redis_password is not None and self.redis is None:
             raise ValueError("redis_password without redis: say which Redis it is for")

@@ -52,6 +52,40 @@ def test_an_address_that_is_a_number_in_the_file_is_told_what_was_expected(tmp_p
         load_settings({}, {}, file)
 
 
+@pytest.mark.parametrize(
+    "value", ["", "a b", "http://x", "portero:8090", "10.0.0.1:8090", "[::1]", "fe80::1%eth0", "p/x"]
+)
+def test_kong_is_told_a_name_or_an_address(value: str) -> None:
+    """A port has no place in ``internal_name``; what was expected is said in words."""
+    with pytest.raises(SettingsError, match=r"^--internal-name: (expected a host's name or address|is empty)"):
+        load_settings({"policies": "p", "internal_name": value}, {}, None)
+    for name in ("portero", "portero.svc.cluster.local", "10.0.0.1", "::1"):
+        assert load_settings({"policies": "p", "internal_name": name}, {}, None).internal_name == name
+
+
+@pytest.mark.parametrize("value", ["999", "abc", "0o600", "1777", "60", "000", "400", "066"])
+def test_a_socket_that_portero_itself_could_not_use_is_a_mistake(value: str) -> None:
+    """Permissions are octal, and Kong connects as the owner at least."""
+    with pytest.raises(SettingsError, match="--kong-socket-mode: expected octal permissions"):
+        load_settings({"policies": "p", "kong_socket_mode": value}, {}, None)
+
+
+@pytest.mark.parametrize("said", ["660", '"660"', '"0660"'])
+def test_permissions_may_be_a_number_in_the_file(tmp_path: Path, said: str) -> None:
+    """``kong_socket_mode = 660`` means what it looks like."""
+    file = tmp_path / "portero.toml"
+    file.write_text(f'policies = "p"\nkong_socket_mode = {said}\n')
+    assert int(load_settings({}, {}, file).kong_socket_mode, 8) == 0o660
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]"])
+def test_kong_cannot_be_sent_to_every_address(host: str) -> None:
+    """An internal listener on all addresses has a name, or Kong in another container would ask itself."""
+    with pytest.raises(SettingsError, match="say by internal_name"):
+        load_settings({"policies": "p", "internal": f"{host}:8090"}, {}, None)
+    assert load_settings({"policies": "p", "internal": f"{host}:8090", "internal_name": "portero"}, {}, None)
+
+
 def test_links_that_kubernetes_makes_to_our_service_are_no_settings() -> None:
     """A Service called portero, or portero-admin, does not keep its own pods from starting."""
     links = {
