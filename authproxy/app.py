@@ -40,10 +40,11 @@ class App:
     """
     One Portero process: a reverse proxy. Before Kong it is another one (``kong_app.py``), of the same parts.
 
-    ``edge`` is its name in metrics and audit lines.
+    ``edge`` is its name in metrics and audit lines, ``listener`` that of its listener in the log.
     """
 
     edge: ClassVar[str] = "proxy"
+    listener: ClassVar[str] = "public"
     shares_admin: ClassVar[bool] = False
     """Whether the next process may have the admin address while this one drains."""
 
@@ -100,9 +101,9 @@ class App:
         self._log.info(
             "portero is ready",
             version=VERSION,
-            public=f"{self.public_address[0]}:{self.public_address[1]}",
-            admin=f"{self.admin_address[0]}:{self.admin_address[1]}",
             revision=parts.folder.active.revision,
+            admin=f"{self.admin_address[0]}:{self.admin_address[1]}",
+            **{self.listener: f"{self.public_address[0]}:{self.public_address[1]}"},
         )
 
     async def stop(self, drain_s: float | None = None) -> None:

@@ -40,6 +40,7 @@ class KongApp(App):
     """
 
     edge: ClassVar[str] = "kong"
+    listener: ClassVar[str] = "internal"
     shares_admin: ClassVar[bool] = True
     """Kong starts the next one at a reload whether this one has ended or not; its other addresses are free at once."""
 
@@ -84,8 +85,10 @@ class KongApp(App):
             try:
                 await self._server.start()
             except OSError as error:
-                why = (error.strerror or str(error)).lower()
-                raise SettingsError([f"kong_sockets: {settings.kong_sockets} cannot hold the sockets: {why}"]) from None
+                why, place = (error.strerror or str(error)).lower(), str(error.filename)
+                if not place.endswith(".socket"):  # a lock's or a draft's name says nothing to an operator
+                    place = str(settings.kong_sockets)
+                raise SettingsError([f"kong_sockets: {place}: {why}"]) from None
         return host, port
 
     async def stop(self, drain_s: float | None = None) -> None:
