@@ -6,7 +6,8 @@ mark, too, that it ran: without facts there is no head, and without a head no pa
 ``policies.request.read_head`` does. What the string cannot say is not so: a client's certificate (a token that is bound
 to one is refused), unless a trusted peer names it.
 
-nginx refuses LF, CR and NUL in a request line and in a field, so that they can part the facts. Lines:
+nginx refuses LF, CR and NUL in a request line and in a field, so that they can part the facts. A byte beyond ASCII
+stands there as the character of its number, in UTF-8: the stock plugin server takes no other bytes. Lines:
 
 0. ``portero/1``
 1. address of the TCP peer
@@ -48,13 +49,15 @@ def read_facts(raw: object) -> Head | None:
     ``client_max_body_size``).
 
     Args:
-        raw: bytes; text where the stock server has decoded it (surrogates for what was not UTF-8).
+        raw: bytes; text where the stock server has decoded it.
     """
-    if isinstance(raw, str):
-        try:
-            raw = raw.encode("utf-8", "surrogateescape")
-        except UnicodeEncodeError:
-            return None
+    try:
+        if isinstance(raw, str):
+            raw = raw.encode("latin-1")
+        elif isinstance(raw, bytes) and not raw.isascii():
+            raw = raw.decode("utf-8").encode("latin-1")
+    except UnicodeError:
+        return None
     if not isinstance(raw, bytes) or len(raw) > MAX_BYTES:
         return None
     lines = raw.split(b"\n")

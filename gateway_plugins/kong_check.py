@@ -214,25 +214,36 @@ def _taken_by_plugins(expected: Entities, actual: Entities) -> Iterator[str]:
     services = {one["name"] for one in expected.services}
     routes = {one["name"] for one in expected.routes}
     for plugin in actual.plugins:
-        is_here = plugin.get("service") in services or plugin.get("route") in routes
-        is_everywhere = plugin.get("service") is None and plugin.get("route") is None
-        if plugin.get("name") in _ANSWERING and plugin.get("enabled") is not False and (is_here or is_everywhere):
+        service, route = _referred(plugin, "service"), _referred(plugin, "route")
+        is_everywhere = service is None and route is None
+        is_enabled = plugin.get("enabled") is not False
+        if (
+            plugin.get("name") in _ANSWERING
+            and is_enabled
+            and (service in services or route in routes or is_everywhere)
+        ):
             yield (
                 f"The plugin {plugin['name']} of {place(plugin)} answers instead of a function, also while Portero "
                 "cannot be asked, and then anybody; attach it to services of your own."
             )
-        if plugin.get("name") not in _OWN_PLUGINS or plugin.get("enabled") is False or _is_tagged(plugin):
+        if plugin.get("name") not in _OWN_PLUGINS or not is_enabled or _is_tagged(plugin):
             continue
         is_nearer = (
-            plugin.get("route") in routes
-            or (plugin.get("service") in services and plugin.get("consumer") is not None)
-            or (plugin.get("service") is None and plugin.get("route") is None and _is_of_consumers(plugin))
+            route in routes
+            or (service in services and plugin.get("consumer") is not None)
+            or (is_everywhere and _is_of_consumers(plugin))
         )
         if is_nearer:
             yield (
                 f"The plugin {plugin['name']} of {place(plugin)} would run instead of Portero's own, and every request "
                 "would be refused; attach it elsewhere, or do the same by another plugin."
             )
+
+
+def _referred(plugin: Entity, kind: str) -> str | None:
+    """The name of what the plugin is attached to; empty for what is no name, None when it is attached to none."""
+    named = plugin.get(kind)
+    return named if named is None or isinstance(named, str) else ""
 
 
 def _is_of_consumers(plugin: Entity) -> bool:

@@ -4,6 +4,9 @@
 --
 -- portero/1 LF peer LF scheme LF SNI LF request line LF name: value LF name: value ...
 --
+-- A byte beyond ASCII is written as the character of its number, in UTF-8: Kong's own plugin server takes nothing else,
+-- and would let a request pass that it cannot read.
+--
 -- Names are judged by what they become at the function: CGI, WSGI and PHP fold case and turn punctuation into one
 -- character, so X_Portero_Subject is X-Portero-Subject there.
 
@@ -18,7 +21,8 @@ local TOO_MANY = PORTERO_REFUSAL_TOO_MANY_FIELDS
 local MAX_REMEMBERED = 4096 -- names; whoever sends requests chooses them
 local MAX_NAME_BYTES = 64 -- longer ones are judged each time, which bounds the memo to half a mebibyte
 
-local concat, find, gsub, lower, sub = table.concat, string.find, string.gsub, string.lower, string.sub
+local byte, char, concat, find, gsub = string.byte, string.char, table.concat, string.find, string.gsub
+local lower, sub = string.lower, string.sub
 local ipairs, pairs, type = ipairs, pairs, type
 local verdicts, remembered = {}, 0
 
@@ -53,6 +57,11 @@ local function is_spoofable(name)
     end
   end
   return known
+end
+
+local function as_utf_8(one)
+  local number = byte(one)
+  return number < 192 and char(194, number) or char(195, number - 64)
 end
 
 local function refuse(refusal)
@@ -103,5 +112,5 @@ return function()
   for _, name in ipairs(spoofable) do
     kong.service.request.clear_header(name)
   end
-  shared.portero_facts = facts
+  shared.portero_facts = gsub(facts, "[\128-\255]", as_utf_8)
 end
