@@ -28,6 +28,7 @@ from policies.tables import PolicySet, TenantTable
 __all__ = [
     "CATCH_ALL",
     "CHAIN",
+    "TENANT_FILE",
     "all_services",
     "conf_lines",
     "environment_lines",
@@ -44,15 +45,17 @@ CONNECT_TIMEOUT_MS: Final = 1000
 TAG: Final = "portero"
 TENANT_TAG: Final = "portero-tenant-"
 WHOLE_FILE: Final = "kong.yml"
+TENANT_FILE: Final = "tenant-"
 CATCH_ALL: Final = "portero-catch-all"
 """No tenant's service has this name: theirs begin with ``portero.``."""
+_Configs = Mapping[str, Mapping[str, Any]]
 _HEAD: Final = """\
 # Made by "portero kong render" from policy files; "portero kong check" compares. Do not edit: change the policies.
 # Entities without the tag "portero" are yours, and neither command minds them.
 """
 
 
-def render(policies: PolicySet, *, split: bool = False, chain: bool = False) -> dict[str, str]:
+def render(policies: PolicySet, *, split: bool = False, chain: bool = False, direct: bool = True) -> dict[str, str]:
     """
     File name -> text of the declarative configuration.
 
@@ -61,31 +64,33 @@ def render(policies: PolicySet, *, split: bool = False, chain: bool = False) -> 
         split: a self-contained file for each tenant (``tenant-acme.yml``) and ``catch-all.yml``, as decK takes several
             state files; else ``kong.yml`` alone, as Kong's ``declarative_config`` does.
         chain: the four plugins instead of ``portero``; the same answers, four times the calls.
+        direct: False: ``portero`` sends every request by the internal listener. No business of a chain's.
     """
-    services = all_services(policies, chain=chain)
+    services = all_services(policies, chain=chain, direct=direct)
     if split:
-        names = [*(f"tenant-{name}.yml" for name in sorted(policies.tenants)), "catch-all.yml"]
+        names = [*(f"{TENANT_FILE}{name}.yml" for name in sorted(policies.tenants)), "catch-all.yml"]
         return {name: dump([service]) for name, service in zip(names, services, strict=True)}
     return {WHOLE_FILE: dump(services)}
 
 
-def all_services(policies: PolicySet, *, chain: bool = False) -> list[dict[str, Any]]:
+def all_services(policies: PolicySet, *, chain: bool = False, direct: bool = True) -> list[dict[str, Any]]:
     """Each tenant's service by its name, and last the one of all other hosts."""
+    configs = _configs(chain=chain, direct=direct)
     tenants = [policies.tenants[name] for name in sorted(policies.tenants)]
-    return [*(tenant_service(policies, tenant, chain=chain) for tenant in tenants), catch_all_service(chain=chain)]
+    return [*(_tenant_service(policies, tenant, configs) for tenant in tenants), _catch_all_service(configs)]
 
 
-def tenant_service(policies: PolicySet, tenant: TenantTable, *, chain: bool = False) -> dict[str, Any]:
+def _tenant_service(policies: PolicySet, tenant: TenantTable, configs: _Configs) -> dict[str, Any]:
     """One tenant's service with its routes and plugins: nothing of another tenant changes it."""
     name = f"portero.{tenant.name}"
     tags = [TAG, TENANT_TAG + tenant.name]
     groups = host_groups(_hosts_of(policies.hosts, tenant), _hosts_of(policies.wildcard_hosts, tenant))
-    return _service(name, tenant_routes(name, tenant.routes, groups, tags), tags, chain=chain)
+    return _service(name, tenant_routes(name, tenant.routes, groups, tags), tags, configs)
 
 
-def catch_all_service(*, chain: bool = False) -> dict[str, Any]:
+def _catch_all_service(configs: _Configs) -> dict[str, Any]:
     """What answers for hosts that nobody has: the same plugin, so that the answer is the proxy's."""
-    return _service(CATCH_ALL, [catch_all(CATCH_ALL, [TAG])], [TAG], chain=chain)
+    return _service(CATCH_ALL, [catch_all(CATCH_ALL, [TAG])], [TAG], configs)
 
 
 def dump(services: list[dict[str, Any]]) -> str:
@@ -94,36 +99,37 @@ def dump(services: list[dict[str, Any]]) -> str:
     return _HEAD + yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000)
 
 
-def _service(name: str, routes: list[dict[str, Any]], tags: list[str], *, chain: bool) -> dict[str, Any]:
+def _service(name: str, routes: list[dict[str, Any]], tags: list[str], configs: _Configs) -> dict[str, Any]:
     return {
         "name": name,
         "url": DEAD_ADDRESS,
         "retries": 0,
         "connect_timeout": CONNECT_TIMEOUT_MS,
         "tags": tags,
-        "plugins": _plugins(name, tags, chain=chain),
+        "plugins": [
+            {
+                "name": plugin,
+                "instance_name": f"{name}.{plugin}",
+                "tags": tags,
+                "config": config,
+            }
+            for plugin, config in configs.items()
+        ],
         "routes": routes,
     }
 
 
-def _plugins(service: str, tags: list[str], *, chain: bool) -> list[dict[str, Any]]:
+def _configs(*, chain: bool, direct: bool) -> _Configs:
+    """Of each service's plugins, by their names, in the order they run."""
     configs: dict[str, dict[str, Any]] = {"pre-function": {"access": [snippet(FACTS)]}}
     if chain:
         for at, name in enumerate(CHAIN):
             configs[name] = {"after": list(CHAIN[:at])} if at else {}
         configs[CHAIN[-1]]["final"] = True
     else:
-        configs["portero"] = {}
+        configs["portero"] = {} if direct else {"direct": False}
     configs["post-function"] = {"access": [snippet(ADMIT)], "header_filter": [snippet(ANSWER)]}
-    return [
-        {
-            "name": name,
-            "instance_name": f"{service}.{name}",
-            "tags": tags,
-            "config": config,
-        }
-        for name, config in configs.items()
-    ]
+    return configs
 
 
 def _hosts_of(hosts: Mapping[str, TenantTable], tenant: TenantTable) -> list[str]:

@@ -90,10 +90,10 @@ def _lines(plugins: tuple[str, ...], config: str, folder: str, start_cmd: str | 
     lines += [("plugins", ",".join(("bundled", *plugins)), why), ("pluginserver_names", ",".join(plugins), why)]
     for at, name in enumerate(plugins):
         prefix = f"pluginserver_{name.replace('-', '_')}"
-        lines.append((f"{prefix}_socket", f"{folder}/{name}.socket", why))
+        lines.append((f"{prefix}_socket", f"{folder.rstrip('/')}/{name}.socket", why))
         if start_cmd is not None and not at:
             lines.append((f"{prefix}_start_cmd", start_cmd, why))
-        lines.append((f"{prefix}_query_cmd", query_cmd.format(name=name), why))
+        lines.append((f"{prefix}_query_cmd", query_cmd.replace("{name}", name), why))
     lines += [
         (
             "nginx_http_lua_transform_underscores_in_response_headers",

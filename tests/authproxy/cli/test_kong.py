@@ -59,7 +59,29 @@ def test_split_writes_files_that_are_whole_together(folder: Path, tmp_path: Path
     files = sorted(output.iterdir())
     assert [file.name for file in files] == ["catch-all.yml", "tenant-acme.yml", "tenant-globex.yml"]
     assert run("check", folder, *files).exit_code == 0
-    assert run("check", folder, *files[:-1]).exit_code == 1
+    missing = run("check", folder, *files[:-1])
+    assert missing.exit_code == 1
+    assert missing.stderr.splitlines()[-1].endswith(" ".join([str(folder), *chain, "--split tenant --output FOLDER"]))
+
+
+def test_a_file_of_a_tenant_that_has_gone_is_said(folder: Path, tmp_path: Path) -> None:
+    """Files of others in the folder are left alone; one of a tenant that there is not would be loaded with the rest."""
+    output = tmp_path / "rendered"
+    output.mkdir()
+    for name in ("tenant-old.yml", "mine.yml"):
+        (output / name).write_text("mine")
+    said = run("render", folder, "--split", "tenant", "--output", output).stderr.splitlines()
+    assert said[1:] == [f"{output}/tenant-old.yml: there is no such tenant; take the file away"]
+    assert (output / "tenant-old.yml").read_text() == "mine"
+
+
+def test_all_may_go_by_the_internal_listener(folder: Path, tmp_path: Path) -> None:
+    """``direct: false`` is rendered, is no drift, and is no setting of a chain's plugins."""
+    file = tmp_path / "kong.yml"
+    assert run("render", folder, "--no-direct", "--output", file).exit_code == 0
+    assert file.read_text().count("direct: false") == 3
+    assert run("check", folder, file).exit_code == 0
+    assert run("render", folder, "--no-direct", "--chain").exit_code == 2
 
 
 def test_several_files_need_a_folder(folder: Path) -> None:
@@ -91,3 +113,10 @@ def test_conf_is_lines_or_variables() -> None:
         assert "/run/portero/portero.socket" in foreign
         assert "/a.yml" in foreign
     assert "/portero-rbac.socket" in run("conf", "--chain").stdout
+
+
+def test_braces_of_a_command_are_the_operators() -> None:
+    """Only {name} is put in, and a folder may end with a slash."""
+    said = run("conf", "--query", "sh -c 'echo ${X} {name}'", "--sockets", "/run/portero/").stdout
+    assert "query_cmd = sh -c 'echo ${X} portero'\n" in said
+    assert "socket = /run/portero/portero.socket\n" in said
