@@ -59,8 +59,9 @@ def drift(policies: PolicySet, *texts: str, chain: bool | None = None) -> list[s
     said += [flaw for one in names_twice(actual) if (flaw := f"{one} {_MISREAD}") not in said]
     expected = read_entities({"services": all_services(policies, chain=chain)})
     said += _compare("services", "service", expected.services, actual.services)
-    said += _compare("routes", "route", expected.routes, actual.routes)
-    said += _compare("plugins", "plugin", expected.plugins, actual.plugins)
+    told = _missing_or_foreign(expected.services, actual.services)
+    said += _compare("routes", "route", _outside(told, expected.routes), _outside(told, actual.routes))
+    said += _compare("plugins", "plugin", _outside(told, expected.plugins), _outside(told, actual.plugins))
     said += _taken_by_routes(policies, expected, actual)
     said += _taken_by_plugins(expected, actual)
     return said
@@ -107,6 +108,18 @@ def _is_tagged(entity: Entity) -> bool:
     return isinstance(tags, list) and TAG in tags
 
 
+def _missing_or_foreign(expected: Sequence[Entity], actual: Sequence[Entity]) -> set[str]:
+    """Names of services of which one sentence says all: what belongs to them comes and goes with them."""
+    wanted, there = {str(one.get("name")) for one in expected}, {str(one.get("name")) for one in actual}
+    return (wanted - there) | {
+        name for one in actual if _is_tagged(one) and (name := str(one.get("name"))) not in wanted
+    }
+
+
+def _outside(services: set[str], entities: Sequence[Entity]) -> list[Entity]:
+    return [one for one in entities if str(one.get("service")) not in services]
+
+
 def _compare(kind: str, word: str, expected: Sequence[Entity], actual: Sequence[Entity]) -> Iterator[str]:
     there = {_key(kind, one): one for one in actual}
     counts = Counter(_key(kind, one) for one in actual)
@@ -118,7 +131,7 @@ def _compare(kind: str, word: str, expected: Sequence[Entity], actual: Sequence[
         if found is None:
             yield f"The {word} {key} is missing; {_RENDER}."
         elif differences := list(_differences(kind, wanted, found)):
-            yield f"The {word} {key} differs: {'; '.join(differences)}. Nobody changes it by hand; {_RENDER}."
+            yield f"The {word} {key} differs: {'; '.join(differences)}; {_RENDER}."
     for key, foreign in there.items():
         if _is_tagged(foreign):
             yield (
@@ -140,16 +153,16 @@ def _differences(kind: str, wanted: Entity, found: Entity) -> Iterator[str]:
                 if (want or {}).get(part) != (have or {}).get(part)
             ]
             yield f"config.{', config.'.join(parts)} is not what is rendered"
-        elif have is None:
-            yield f"{field} is not set, expected {_shown(want)}"
-        elif want is None:
-            yield f"{field} is {_shown(have)}, expected the default"
-        else:
-            yield f"{field} is {_shown(have)}, expected {_shown(want)}"
+        else:  # with the defaults: that Kong or somebody has written them out is what an operator finds in the file
+            yield f"{field} is {_shown(found.get(field))}, expected {_shown(wanted.get(field))}"
 
 
 def _shown(value: object) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if value in (None, [], {}):
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = ", ".join(sorted(map(str, value))) if isinstance(value, list) else str(value)
     return text if len(text) <= _MAX_SHOWN_CHARS else text[: _MAX_SHOWN_CHARS - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 

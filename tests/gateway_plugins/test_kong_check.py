@@ -111,15 +111,18 @@ def first(document: Document) -> Document:
     ("change", "sentence"),
     [
         (lambda d: first(d).update(url="http://functions:80"), "service portero.acme differs: host is functions"),
-        (lambda d: first(d).update(retries=5), "retries is not set, expected 0"),
+        (lambda d: first(d).update(retries=5), "retries is 5, expected 0"),
         (lambda d: first(d)["routes"].pop(0), "route portero.acme.own.async is missing; render anew"),
         (lambda d: first(d)["plugins"].pop(1), "plugin portero of service portero.acme is missing"),
-        (lambda d: first(d)["plugins"][1].update(enabled=False), "enabled is False, expected the default"),
-        (lambda d: first(d)["plugins"][1].update(protocols=["https"]), "protocols is https, expected the default"),
+        (lambda d: first(d)["plugins"][1].update(enabled=False), "enabled is false, expected true"),
+        (
+            lambda d: first(d)["plugins"][1].update(protocols=["https"]),
+            "protocols is https, expected grpc, grpcs, http, https",
+        ),
         (lambda d: first(d)["plugins"][0]["config"].update(access=["return"]), "config.access is not what is rendered"),
         (lambda d: first(d)["plugins"][2]["config"].pop("header_filter"), "config.header_filter is not what is"),
-        (lambda d: first(d)["routes"][0].update(methods=["GET"]), "methods is GET, expected the default"),
-        (lambda d: first(d)["routes"][0].update(tags=[]), "tags is not set, expected portero, portero-tenant-acme"),
+        (lambda d: first(d)["routes"][0].update(methods=["GET"]), "methods is GET, expected none"),
+        (lambda d: first(d)["routes"][0].update(tags=[]), "tags is none, expected portero, portero-tenant-acme"),
         (lambda d: first(d)["routes"][3].update(paths=["/a"]), "paths is /a, expected ~/a/[^/]+$"),
         (lambda d: first(d).update(tags=["portero"], name="old"), "service old has the tag portero and no policy"),
         (lambda d: d["services"].pop(0), "service portero.acme is missing"),
@@ -145,9 +148,25 @@ def test_another_policy_is_another_configuration() -> None:
 
 
 def test_a_tenants_file_alone_is_not_the_whole() -> None:
-    """What the other files would have brought is missing."""
+    """What the other files would have brought is missing: one sentence for each, whatever is in it."""
     files = render(POLICIES, split=True)
-    assert any("service portero.wild is missing" in one for one in drift(POLICIES, files["tenant-acme.yml"]))
+    assert [one.partition(";")[0] for one in drift(POLICIES, files["tenant-acme.yml"])] == [
+        "The service portero.wild is missing",
+        "The service portero-catch-all is missing",
+    ]
+
+
+def test_a_route_of_ours_under_somebody_elses_service_is_foreign() -> None:
+    """The operator's service is nobody's business, a route that claims to be Portero's is."""
+    document = with_route(hosts=["shop.example"], tags=["portero"])
+    (sentence,) = said(document)
+    assert sentence.startswith("The route shop has the tag portero and no policy speaks of it")
+
+
+def test_a_tenant_that_has_gone_is_one_sentence() -> None:
+    """Its routes and plugins go with its service."""
+    (sentence,) = said(edited(), a_policy_set(a_tenant(routes=[a_route("/a/{x}", id="a"), a_route("/b", id="b")])))
+    assert sentence.startswith("The service portero.wild has the tag portero and no policy speaks of it")
 
 
 # -- the operator's own ----------------------------------------------------------------------------------------------
