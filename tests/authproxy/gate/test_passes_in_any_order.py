@@ -54,6 +54,7 @@ class Machine:
         self._judged: list[str] = []
         self._unissued: list[Passable] = []
         self._waiting: dict[str, Passable] = {}
+        self._until: dict[str, float] = {}
         self._used: list[tuple[str, Passable]] = []
         """Passes that are of no use any more, with what waited there."""
         self._fetched: list[Passable] = []
@@ -83,6 +84,7 @@ class Machine:
             self._passes.refuse(verdict, Deny(Reason.OVERLOADED))
         else:
             self._waiting[token] = verdict
+            self._until[token] = self.now + TTL_S
 
     def cut_before_its_pass(self, which: int) -> None:
         if self._unissued and isinstance(verdict := self._unissued[which % len(self._unissued)], Passed):
@@ -109,6 +111,10 @@ class Machine:
             self._answered(got)
         else:
             assert got is verdict
+            assert self.now < self._until[token]
+            if isinstance(got, Passed):
+                assert not got.is_cut
+                assert not self._is_revoked
             self._fetched.append(got)
 
     def fetch_for_another(self, which: int) -> None:
