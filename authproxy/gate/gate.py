@@ -38,6 +38,7 @@ from authproxy.gate.verdict import (
     Undecided,
     Verdict,
 )
+from authproxy.identity.tokens import bound
 from authproxy.limits.concurrency import ConcurrencyLimits, Lease
 from authproxy.limits.store import LimitStore
 from authproxy.policy_folder import PolicyFolder
@@ -126,8 +127,6 @@ class Gate:
         """
         now = self._clock()
         case = Case(head, None, self._folder.active, request_id or new_request_id(), now, caller)
-        if caller is not None:
-            case.has_waited = True
         try:
             if self._is_draining:
                 return self._refuse(Deny(Reason.DRAINING, retry_after_s=5), case)
@@ -138,6 +137,10 @@ class Gate:
                 refused.keeps_alive = request.reason not in _ENDS_ITS_CONNECTION
                 return refused
             case.request = request
+            if caller is not None:
+                case.has_waited = True
+                if (tenant := tenant_of(request.host, case.policies)) is not None:
+                    bound.believe(caller, tenant.name, request)
             judging = asks(request, case.policies, now)
             return self._go_on(case, request, judging, None, now)
         except Exception:  # noqa: BLE001 (whatever broke, the request must not pass; its text stays in the log, AP-R52)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from authproxy.gate.verdict import Passed, Undecided
 from gateway_plugins.answers import VERDICT
 from gateway_plugins.facts import FACTS
 from gateway_plugins.found import FOUND, read_found
@@ -17,6 +18,7 @@ from gateway_plugins.plugins import PLUGINS
 from policies.coldstart import STARTING_S
 from policies.stages import Stage
 from tests.fakes.plugins import Asked, Kong, running_kong
+from tests.fakes.proofs import a_proof, jkt_of
 from tests.fakes.world import request_bytes
 
 CHAIN = ("portero-tenant", "portero-rbac", "portero-ratelimit", "portero-coldstart")
@@ -137,6 +139,23 @@ async def test_a_function_that_sleeps_is_left_to_the_listener(kong: Kong, way: A
     assert asked.shared[VERDICT]["set"]["X-Portero-Pass"]
     assert len(kong.passes) == 1
     assert kong.world.faas.wake_calls == []
+
+
+@WAYS
+async def test_a_proof_that_was_shown_once_holds_for_its_request(kong: Kong, way: Any) -> None:
+    """Whoever is asked about again, held or in the middle of a chain, has not shown it twice; a further request has."""
+    token = kong.world.token("dan", cnf={"jkt": jkt_of()})
+    proof = a_proof(token, time.time(), htu="http://acme.test/function/cold").decode()
+    fields = (("authorization", f"DPoP {token}"), ("dpop", proof))
+    asked = await kong.ask(way(), "GET /function/cold", *fields)
+    assert asked.exit is None
+    [undecided] = [waiting.verdict for waiting in kong.passes._waiting.values()]
+    assert isinstance(undecided, Undecided)
+    kong.passes._take(next(iter(kong.passes._waiting)))
+    passed = await kong.world.app.parts.gate.decide(undecided)
+    assert isinstance(passed, Passed)
+    kong.world.app.parts.gate.finish(passed, status=200)
+    assert reason(await kong.ask(way(), "GET /function/cold", *fields)) == (401, "credential-invalid")
 
 
 @WAYS

@@ -82,9 +82,23 @@ async def refuse_possession(
         return None
     jkt = "" if principal.confirmation is None else principal.confirmation.jkt or ""
     refusal = await refuse_proof(state, tenant, request, token, jkt, now)
-    if refusal is None and isinstance(request.dpop, ShownProof):
-        request.dpop.accepted_for = (tenant, digest_of(request))
+    if refusal is None:
+        _take(tenant, request)
     return refusal
+
+
+def believe(principal: Principal, tenant: str, request: AccessRequest) -> None:
+    """
+    ``principal`` is whom this very request was found to name before, when its proof was taken: to read it anew and ask
+    about it again is no second use.
+    """
+    if principal.confirmation is not None and principal.confirmation.jkt is not None:
+        _take(tenant, request)
+
+
+def _take(tenant: str, request: AccessRequest) -> None:
+    if isinstance(request.dpop, ShownProof):
+        request.dpop.accepted_for = (tenant, digest_of(request))
 
 
 def digest_of(request: AccessRequest) -> bytes:
