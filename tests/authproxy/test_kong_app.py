@@ -101,6 +101,13 @@ async def test_the_next_process_starts_while_the_last_one_drains(kong: KongWorld
     await second.stop(0.5)
 
 
+async def test_kong_is_told_the_name_by_which_it_reaches_the_listener() -> None:
+    """``internal_name`` with the port that was had; without it the address itself."""
+    async with running_kong_world(internal_name="portero.inside") as world:
+        app: Any = world.app
+        assert app.front.internal == ("portero.inside", app.public_address[1])
+
+
 def taken_internal(settings: dict[str, Any], _folder: Path) -> socket.socket:
     other = socket.create_server(("127.0.0.1", 0))
     settings["internal"] = other.getsockname()

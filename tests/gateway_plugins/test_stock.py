@@ -552,5 +552,25 @@ def test_a_process_that_was_stopped_refuses() -> None:
 
 def test_patched_threads_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gevent's patches would run the event loop in the hub, which then serves nothing else."""
+
+    def answer(_front: Front) -> Handler:
+        yield GET
+        return None
+
     monkeypatch.setattr("gevent.monkey.is_module_patched", lambda name: name == "threading")
-    assert run(in_thread, _after, Kong()).refusal()["status"] == 500
+    assert run(in_thread, answer, Kong()).refusal()["status"] == 500
+
+
+def test_a_loop_that_has_ended_by_itself_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody will ever say what is waited for; the next cheap call finds out."""
+    monkeypatch.setattr(stock, "SILENCE_S", 0.03)
+    monkeypatch.setattr(background(), "is_alive", lambda: False)
+
+    def answer(_front: Front) -> Handler:
+        yield GET
+        yield Wait(asyncio.sleep(1.5))
+        return None
+
+    kong = run(in_thread, answer, Kong())
+    assert kong.refusal()["status"] == 500
+    assert kong.names == ["kong.ctx.shared.get", "kong.node.get_id", "kong.response.exit"]

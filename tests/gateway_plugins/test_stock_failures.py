@@ -7,7 +7,11 @@ There only a verdict leads to a function: whatever happens, no verdict was set, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
+import select
+import signal
 import subprocess
 import sys
 import time
@@ -193,6 +197,30 @@ async def test_it_ends_as_kong_ends_it(server: StockProcess, kong: KongWorker) -
     assert await asyncio.to_thread(server.stop) == 0
     assert time.monotonic() - began < 5
     server.start()
+
+
+def test_it_ends_when_kong_has_ended_without_a_word(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The stock server's threads would live on after Kong's crash, with nobody to ask them."""
+    folder = tmp_path_factory.mktemp("s")
+    command = [sys.executable, "-m", "tests.fakes.stock_child", "1", "-p", str(folder)]
+    script = '"$@" >/dev/null 2>&1 & echo $!; read _'
+    with subprocess.Popen(
+        ["/bin/sh", "-c", script, "sh", *command], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as parent:
+        assert parent.stdout is not None
+        child = os.pidfd_open(int(parent.stdout.readline()))
+        try:
+            deadline = time.monotonic() + 20
+            while not (folder / f"{NAME}.socket").exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            time.sleep(0.1)  # for the watchdog to know its parent
+            parent.communicate(b"\n", timeout=5)
+            assert select.select([child], [], [], 10)[0], "it lives on"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(child, signal.SIGKILL)
+            os.close(child)
 
 
 def run_child(*options: str) -> subprocess.CompletedProcess[str]:
