@@ -106,10 +106,11 @@ class Settings(BaseModel):
     internal: HostPort = Field(
         ("127.0.0.1", 8090),
         description="Address of the internal listener, where Kong sends what it cannot hand to a function by itself; "
-        "only portero kong-plugin-server listens on it.",
+        "only plugin servers listen on it.",
     )
     internal_name: Annotated[str | None, BeforeValidator(_host)] = Field(
-        None, description="Host by which Kong reaches the internal listener, when that is not its address."
+        None,
+        description="Host by which Kong reaches the internal listener; wanted where that listens on every address.",
     )
     kong_sockets: Path = Field(
         Path("/usr/local/kong"), description="Folder of the sockets that Kong asks the plugin server on."

@@ -19,7 +19,7 @@ from typing import Any, Final, NoReturn
 
 from kong_pdk.cli import start_dedicated_server
 
-from authproxy.settings import DEFAULT_FILE, load_settings
+from authproxy.settings import DEFAULT_FILE, Settings, known_settings, load_settings
 from gateway_plugins.kong_log import configure_kong_log
 from gateway_plugins.stock_process import CannotStart, background, composed, set_process
 from policies.errors import PolicyError, SettingsError
@@ -27,34 +27,46 @@ from policies.errors import PolicyError, SettingsError
 _DRAIN_S: Final = 1.0
 _POOLS: Final = frozenset({"-m", "--multiprocessing"})
 _DUMPS: Final = frozenset({"-dump", "--dump"})
+_OF_NO_USE: Final = frozenset({"kong_socket_mode", "kong_sockets", "listen", "tls_cert", "tls_client_ca", "tls_key"})
+"""Settings: Kong has the public listener, and kong-pdk makes the socket."""
 
 
 def main(plugins: Mapping[str, Any], arguments: Sequence[str] | None = None) -> None:
     """Serve one of ``plugins``, or print what Kong's ``query_cmd`` wants (``--dump``)."""
-    names = ",".join(sorted(plugins))
-    parser = argparse.ArgumentParser(
-        "python -m gateway_plugins.stock",
-        usage=f"%(prog)s {{{names}}} [--settings FILE] [--admin HOST:PORT] [--internal HOST:PORT] [kong-pdk's own]",
-        add_help=False,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--settings", type=Path)
-    parser.add_argument("--admin", help="instead of the setting: several plugins can share a file, not an address")
-    parser.add_argument("--internal", help="likewise")
+    parser = _parser(sorted(plugins))
     name, *rest = [*(sys.argv[1:] if arguments is None else arguments), ""]
-    if name not in plugins:
+    if name in {"-h", "--help"}:
+        rest = [name, ""]
+    elif name not in plugins:
         parser.error("the first argument names the plugin")
     found, options = parser.parse_known_args(rest[:-1])
     if not _DUMPS.intersection(options):
-        flags = {"admin": found.admin, "internal": found.internal}
-        file = found.settings or Path(DEFAULT_FILE)
+        flags = {setting: value for setting, value in vars(found).items() if setting != "settings"}
+        file = found.settings or os.environ.get("PORTERO_SETTINGS")
         try:
-            settings = load_settings(flags, os.environ, file, file_is_required=found.settings is not None)
+            settings = load_settings(flags, os.environ, Path(file or DEFAULT_FILE), file_is_required=file is not None)
         except SettingsError as error:
             parser.error(str(error))
         configure_kong_log(settings.log_level)
         set_process(lambda: composed(settings))
     serve(name, plugins[name], options, refuse=parser.error)
+
+
+def _parser(names: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m gateway_plugins.stock",
+        usage=f"%(prog)s {{{','.join(names)}}} [--settings FILE] [--SETTING VALUE ...] [kong-pdk's own]",
+        description="Serve one of Portero's plugins on kong-pdk's server.",
+        epilog="kong-pdk's own: -p DIR (of the socket), --socket-name NAME, -g (greenlets), --dump and -v. Several "
+        "plugins can share a settings file, but not the addresses admin and internal.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--settings", type=Path, metavar="FILE", help=f"settings file [default: {DEFAULT_FILE}]")
+    for setting in known_settings():
+        if setting not in _OF_NO_USE:
+            says = Settings.model_fields[setting].description or ""
+            parser.add_argument(f"--{setting.replace('_', '-')}", dest=setting, metavar="VALUE", help=says)
+    return parser
 
 
 def serve(name: str, plugin: Any, options: Sequence[str], *, refuse: Callable[[str], NoReturn]) -> None:
@@ -80,7 +92,10 @@ def serve(name: str, plugin: Any, options: Sequence[str], *, refuse: Callable[[s
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _end)
         threading.Thread(target=_end_with, args=(os.getppid(),), name="portero-watchdog", daemon=True).start()
-    start_dedicated_server(name, plugin.Plugin, plugin.version, plugin.priority, plugin.Schema)
+    try:
+        start_dedicated_server(name, plugin.Plugin, plugin.version, plugin.priority, plugin.Schema)
+    except OSError as error:  # of its socket: no folder, no permission
+        refuse(str(error))
 
 
 def _end(*_signal: object) -> None:

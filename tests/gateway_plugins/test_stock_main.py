@@ -25,6 +25,15 @@ def test_what_kong_asks_is_the_same_on_both_servers() -> None:
     assert json.loads(done.stdout) == dump("portero-rbac")
 
 
+@pytest.mark.parametrize("arguments", [("--help",), ("portero", "-h")], ids=["alone", "of a plugin"])
+def test_help_names_plugins_settings_and_the_stock_servers_own(arguments: tuple[str, ...]) -> None:
+    """Without settings."""
+    done = run(*arguments)
+    assert done.returncode == 0
+    for word in ("portero-rbac", "--settings FILE", "--internal-name", "-p DIR", "-g"):
+        assert word in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -33,9 +42,11 @@ def test_what_kong_asks_is_the_same_on_both_servers() -> None:
         (("portero", "--settings", "/nowhere.toml"), "/nowhere.toml"),
         (("portero", "--settings", "{file}", "--internal", "nowhere"), "--internal"),
         (("portero", "--settings", "{file}"), "cannot be opened"),
+        (("portero", "--policies", "/nowhere", "--admin", "127.0.0.1:0"), "policies: /nowhere: cannot be opened"),
+        (("portero",), "policies is not set: give --policies"),
         (("portero", "--settings", "{file}", "-m"), "-m: processes of a pool"),
     ],
-    ids=["nothing", "unknown plugin", "no settings", "bad flag", "no policies", "a pool"],
+    ids=["nothing", "unknown plugin", "no settings", "bad flag", "no policies", "by a flag", "no setting", "a pool"],
 )
 def test_what_has_to_be_mended_is_said_and_ends_it(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
     """At once, as a mistake in the settings would refuse every request."""
