@@ -61,7 +61,11 @@ return function()
     return
   end
   local header, left = ngx.header, nil
-  local is_upgrade = ngx.status == 101
+  local is_upgrade = ngx.status == 101 and ngx.var.upstream_upgrade == "websocket"
+  if ngx.status < 200 and not is_upgrade then
+    -- nginx sends it as the answer itself; a client reads on, and what follows, cookies and all, has passed no filter.
+    error("the function's answer begins with a status below 200; see kong/README.md of Portero")
+  end
   for name, value in pairs(ngx.resp.get_headers(0)) do
     if name == "set-cookie" then
       header["Set-Cookie"] = without_our_cookies(value)

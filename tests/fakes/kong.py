@@ -271,7 +271,7 @@ class KongFront:
             is_chunked = answer.length is None and answer.has_body and request.head.version > 1000
             is_framed = is_chunked or not answer.is_endless
             keeps = self._write_head(client, request, is_chunked=is_chunked, is_framed=is_framed)
-            if answer.status == 101:
+            if answer.status == 101 and not answer.has_body:
                 await _tunnel(client, answer)
                 return False
             async for piece in answer.pieces():

@@ -236,7 +236,7 @@ def _exit(request: KongRequest, status: int) -> None:
 
 
 def _get_answer_header(request: KongRequest, name: bytes) -> Any:
-    wanted = name.lower().replace(b"_", b"-")
+    wanted = name.lower()
     found = [value for key, value in request.answer_fields if key.lower() == wanted]
     return (found[0] if len(found) == 1 else found) if found else None
 

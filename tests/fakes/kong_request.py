@@ -107,9 +107,9 @@ class KongRequest:
         return self.answer.fields if self.answer is not None else self.early_fields
 
     def set_answer_header(self, name: bytes, value: Any) -> None:
-        """``ngx.header[name] = value``."""
+        """``ngx.header[name] = value``, with ``lua_transform_underscores_in_response_headers off`` as in kong.conf."""
         fields = self.answer_fields
-        fields[:] = _replaced(fields, name.replace(b"_", b"-"), normalized_values(value))
+        fields[:] = _replaced(fields, name, normalized_values(value))
 
     # --- nginx's variables ------------------------------------------------------------------------------------------
 

@@ -216,10 +216,9 @@ class Upstreams:
             raise Refused(502)
         if lengths and not re.fullmatch(rb"[0-9]+", lengths[0]):
             raise Refused(502)
-        if status == 101 and request.header(b"upgrade") is None:
-            raise Refused(502)
         closes = any(name.lower() == b"connection" and b"close" in value.lower() for name, value in fields)
-        has_body = request.head.method != b"HEAD" and status not in {101, 204, 304}
+        is_upgrade = status == 101 and request.header(b"upgrade") is not None
+        has_body = request.head.method != b"HEAD" and status not in {204, 304} and not is_upgrade
         length = int(lengths[0]) if lengths else None
         is_framed = bool(codings) or length is not None or not has_body
         return UpstreamAnswer(

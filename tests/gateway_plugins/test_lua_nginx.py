@@ -454,6 +454,15 @@ def test_a_functions_answer_is_filtered(nginx: Nginx) -> None:
     assert b"Trailer" not in names
 
 
+@pytest.mark.parametrize("first", [b"000 x", b"100 Continue", b"101 Switching Protocols", b"103 Early Hints"])
+@pytest.mark.parametrize("length", [b"", b"Content-Length: 100\r\n"], ids=["endless", "with a length"])
+def test_no_answer_hides_behind_an_interim_one(nginx: Nginx, first: bytes, length: bytes) -> None:
+    """Nginx sends 1xx as the answer and the real one as its body: a client would read it, filtered by nobody."""
+    forged = answer_with(b"Set-Cookie: __Host-portero-session=x", b"X-Portero-Reason: forged")
+    nginx.upstream.answer = b"HTTP/1.1 " + first + b"\r\n" + length + b"\r\n" + forged
+    assert nginx.send(request()) == b""
+
+
 def test_what_portero_answers_itself_passes(nginx: Nginx) -> None:
     """The internal listener's answer has been filtered there."""
     nginx.upstream.answer = answer_with(b"X-Portero-Reason: rate-limited", b"X-Request-Id: theirs")

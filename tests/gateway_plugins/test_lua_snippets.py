@@ -47,7 +47,7 @@ ALLOWED: Final = frozenset(
         kong.service.set_target kong.service.set_timeouts
         ngx.ctx ngx.ctx.balancer_data ngx.ctx.cached_request_headers
         ngx.header ngx.req.get_headers ngx.resp.get_headers ngx.status ngx.var
-        ngx.var.request_id
+        ngx.var.request_id ngx.var.upstream_upgrade
         """,
     )
 )
@@ -526,8 +526,16 @@ def test_a_direct_answer_is_what_filter_answer_leaves(
 def test_a_switch_of_protocols_keeps_its_upgrade() -> None:
     """101 says what it upgrades to; any other answer does not."""
     upgrade = [(b"Upgrade", b"websocket")]
-    assert answered(upgrade, {"add": {}}, status=101)[0].fields("answer") == upgrade
-    assert answered(upgrade, {"add": {}}, status=200)[0].fields("answer") == []
+    var = {"upstream_upgrade": "websocket"}
+    assert answered(upgrade, {"add": {}}, status=101, var=var)[0].fields("answer") == upgrade
+    assert answered(upgrade, {"add": {}}, status=200, var=var)[0].fields("answer") == []
+
+
+@pytest.mark.parametrize("status", [0, 99, 100, 101, 103, 199])
+def test_an_interim_answer_is_none(status: int) -> None:
+    """To its client what follows would be the answer, which nobody has filtered; 101 is for whom nobody has asked."""
+    assert answered([(b"A", b"b")], {"add": {}}, status=status)[1] == "error"
+    assert answered([(b"A", b"b")], {"add": {}}, status=200)[1] == "done"
 
 
 def test_a_field_that_nginx_would_not_remove_closes_the_connection() -> None:
