@@ -314,8 +314,8 @@ def test_a_name_that_stands_in_two_files_is_said() -> None:
     ids=["on a route", "of a consumer", "of a group", "of both"],
 )
 def test_a_plugin_that_would_run_instead_of_ours_is_said(where: str, plugin: dict[str, Any]) -> None:
-    """Kong runs the nearest configuration of a plugin: theirs would close the route."""
-    document = edited()
+    """Kong runs the nearest configuration of a plugin: theirs would close the route, unless it is switched off."""
+    document, plugin = edited(), dict(plugin)
     if where == "route":
         first(document)["routes"][0]["plugins"] = [plugin]
     elif where == "plugins":
@@ -324,6 +324,8 @@ def test_a_plugin_that_would_run_instead_of_ours_is_said(where: str, plugin: dic
         document[where] = [{"username": "bob", "plugins": [plugin]}]
     (sentence,) = said(document)
     assert "would run instead of Portero's own" in sentence
+    plugin["enabled"] = False
+    assert said(document) == []
 
 
 # -- what is no configuration ----------------------------------------------------------------------------------------

@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
 
+from gateway_plugins import stock
 from gateway_plugins.handler import Call, Exit, Handler, Wait
 from gateway_plugins.instances import Instances
+from gateway_plugins.server import PluginServer
 from tests.fakes.plugin_caller import module, served, until
 
 
@@ -169,6 +172,12 @@ async def test_a_long_silence_is_filled_with_a_cheap_call() -> None:
         step = await two.step(step.event, b"id")
         assert step.args[1] == b"waited"
         assert world.server.running == 0
+
+
+def test_no_silence_is_as_long_as_kongs_patience() -> None:
+    """60 s by default (``nginx_http_lua_socket_read_timeout``); on either server."""
+    keepalive_s = inspect.signature(PluginServer).parameters["keepalive_s"].default
+    assert max(keepalive_s, stock.SILENCE_S) <= 20
 
 
 async def test_what_ends_while_kong_is_at_work_is_told_at_its_next_step() -> None:
