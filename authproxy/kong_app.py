@@ -18,7 +18,7 @@ from authproxy.edges.internal import InternalJudge
 from authproxy.edges.judge import Judge
 from authproxy.edges.public import PublicEdge
 from authproxy.edges.tls import TlsFiles
-from authproxy.gate.build import Parts
+from authproxy.gate.build import KONG_CONNECTIONS, Parts
 from authproxy.gate.passes import Passes
 from authproxy.settings import Settings
 from gateway_plugins.front import Front
@@ -80,6 +80,7 @@ class KongApp(App):
                 folder=settings.kong_sockets,
                 names=self._names,
                 socket_mode=int(settings.kong_socket_mode, 8),
+                max_connections=KONG_CONNECTIONS,
                 metrics=parts.metrics,
             )
             try:

@@ -44,6 +44,7 @@ def kong_plugin_server(
     One process serves all plugins, each on its socket. It runs by itself, or Kong starts it (portero kong conf prints
     how), with an empty environment: give settings by flags or by a file. SIGTERM drains and stops it, as portero serve.
     """
+    parent = os.getppid()  # at once: it may end while this one starts
     for name in (dumped, *names):
         if name is not None and name not in PLUGINS:
             raise click.UsageError(f"there is no plugin {name!r}; there are {', '.join(sorted(PLUGINS))}")
@@ -53,15 +54,15 @@ def kong_plugin_server(
     import uvloop  # noqa: PLC0415 (Kong waits for --dump, which needs none of it)
 
     settings = settings_of(file, flags)
-    uvloop.run(_run(settings, names or None, ends=ends))
+    uvloop.run(_run(settings, names or None, parent if ends else None))
 
 
-async def _run(settings: Settings, names: tuple[str, ...] | None, *, ends: bool) -> None:
+async def _run(settings: Settings, names: tuple[str, ...] | None, parent: int | None) -> None:
     from authproxy.app import run_app  # noqa: PLC0415 (as above)
     from authproxy.kong_app import KongApp  # noqa: PLC0415 (as above)
 
     configure_kong_log(settings.log_level)
-    watch = asyncio.create_task(_end_with(os.getppid())) if ends else None
+    watch = None if parent is None else asyncio.create_task(_end_with(parent))
     await run_app(KongApp(settings, names), settings.drain)
     if watch is not None:
         watch.cancel()

@@ -47,6 +47,8 @@ from policies.held_bytes import HeldBytes
 from policies.tables import PolicySet
 
 _SPARE_DESCRIPTORS: Final = 256
+KONG_CONNECTIONS: Final = 4096
+"""Of Kong to the plugins' sockets, at once."""
 """For listeners, files, providers, Redis and the platform's API, beside clients and functions."""
 
 
@@ -94,7 +96,7 @@ async def build_parts(settings: Settings, edge: str = "proxy") -> Parts:
 
     Raises: PolicyError, SettingsError with every mistake of secrets and addresses at once.
     """
-    _check_descriptors(settings)
+    _check_descriptors(settings, KONG_CONNECTIONS if edge == "kong" else 0)
     metrics = Metrics(VERSION)
     folder = PolicyFolder(
         settings.policies, metrics, poll_s=settings.reload_poll, allow_loopback_http=settings.allow_loopback_http
@@ -247,9 +249,9 @@ def _open_shared(settings: Settings, metrics: Metrics, url: str | None) -> tuple
     return cluster, results
 
 
-def _check_descriptors(settings: Settings) -> None:
+def _check_descriptors(settings: Settings, more: int) -> None:
     """Raise the soft limit of open files to what the settings may need; say so when the hard limit is lower."""
-    needed = settings.max_connections + settings.max_upstream_connections + MAX_FILES + _SPARE_DESCRIPTORS
+    needed = settings.max_connections + settings.max_upstream_connections + MAX_FILES + _SPARE_DESCRIPTORS + more
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= needed:
         return

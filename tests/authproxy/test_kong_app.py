@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from authproxy.gate.build import KONG_CONNECTIONS
 from authproxy.kong_app import KongApp
 from authproxy.settings import Settings
 from gateway_plugins.sockets import SocketFile
@@ -200,3 +201,16 @@ def is_open(number: int) -> bool:
             return False
         raise
     return True
+
+
+async def test_kongs_connections_count_for_the_open_files(kong: KongWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a service manager allows by itself (1024) is less than one Kong may open at its busiest."""
+    await kong.app.stop(0.1)
+    raised: list[int] = []
+    monkeypatch.setattr("resource.getrlimit", lambda _which: (1024, 1_000_000))
+    monkeypatch.setattr("resource.setrlimit", lambda _which, limits: raised.append(limits[0]))
+    settings = Settings(**settings_of(kong.folder))
+    app = KongApp(settings)
+    await app.start()
+    await app.stop(0.1)
+    assert raised[0] >= settings.max_connections + settings.max_upstream_connections + KONG_CONNECTIONS
