@@ -38,7 +38,7 @@ _MAX_NODES: Final = 1_000_000
 
 def drift(policies: PolicySet, *texts: str, chain: bool | None = None) -> list[str]:
     """
-    Sentences that say what differs and what to do, sorted by entity; empty when nothing does.
+    Sentences that say what differs and what to do, by kinds of entities; empty when nothing does.
 
     Args:
         policies: what should be.
@@ -123,6 +123,7 @@ def _outside(services: set[str], entities: Sequence[Entity]) -> list[Entity]:
 def _compare(kind: str, word: str, expected: Sequence[Entity], actual: Sequence[Entity]) -> Iterator[str]:
     there = {_key(kind, one): one for one in actual}
     counts = Counter(_key(kind, one) for one in actual)
+    differing: dict[tuple[str, str], list[str]] = {}
     for wanted in expected:
         key = _key(kind, wanted)
         if kind == "plugins" and counts[key] > 1:
@@ -131,7 +132,10 @@ def _compare(kind: str, word: str, expected: Sequence[Entity], actual: Sequence[
         if found is None:
             yield f"The {word} {key} is missing; {_RENDER}."
         elif differences := list(_differences(kind, wanted, found)):
-            yield f"The {word} {key} differs: {'; '.join(differences)}; {_RENDER}."
+            differing.setdefault((str(wanted.get("service")), "; ".join(differences)), []).append(key)
+    for (_, text), keys in differing.items():
+        who = f"{word} {keys[0]} differs" if len(keys) == 1 else f"{word}s {keys[0]} and {len(keys) - 1} more differ"
+        yield f"The {who}: {text}; {_RENDER}."
     for key, foreign in there.items():
         if _is_tagged(foreign):
             yield (

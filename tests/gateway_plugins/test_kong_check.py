@@ -156,6 +156,17 @@ def test_a_tenants_file_alone_is_not_the_whole() -> None:
     ]
 
 
+def test_what_differs_alike_is_one_sentence() -> None:
+    """A host more is a change of every route of its tenant, and of no other."""
+    document = edited()
+    for route in first(document)["routes"]:
+        route["hosts"] = ["acme.example", "old.example"]
+    (sentence,) = said(document)
+    assert sentence.startswith(
+        f"The routes portero.acme.own.async and {len(first(document)['routes']) - 1} more differ: "
+    )
+
+
 def test_a_route_of_ours_under_somebody_elses_service_is_foreign() -> None:
     """The operator's service is nobody's business, a route that claims to be Portero's is."""
     document = with_route(hosts=["shop.example"], tags=["portero"])
