@@ -38,7 +38,7 @@ format: $(VENV)/.installed ## Format and fix what can be fixed.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed ## The benchmarks, with their targets checked (about a twenty minutes, quiet machine wanted).
+bench: $(VENV)/.installed ## The benchmarks, with their targets checked (about twenty minutes; a quiet machine wanted).
 	sh tests/system-packages.sh
 	$(BIN)/python benchmarks/decide.py --check
 	$(BIN)/python benchmarks/proxy.py --check

@@ -4,7 +4,7 @@ The configured plugins that Kong has started: what was said in their configurati
 Each Kong worker starts one for each plugin entity at its first request and closes it when the configuration has
 changed; a worker that dies closes nothing, so those that were used longest ago are forgotten beyond a bound. Kong, told
 ``no plugin instance``, starts anew. Ids begin at a random number: after a restart no old id may mean another
-configuration (research: ids from 0 let one worker run another's configuration for moments).
+configuration (from 0 on, a worker that has not heard of the restart would run another's for moments).
 """
 
 from __future__ import annotations

@@ -47,9 +47,9 @@ from policies.held_bytes import HeldBytes
 from policies.tables import PolicySet
 
 _SPARE_DESCRIPTORS: Final = 256
+"""For listeners, files, providers, Redis and the platform's API, beside clients and functions."""
 KONG_CONNECTIONS: Final = 4096
 """Of Kong to the plugins' sockets, at once."""
-"""For listeners, files, providers, Redis and the platform's API, beside clients and functions."""
 
 
 @dataclass(slots=True)
