@@ -63,8 +63,9 @@ return function()
   local header, left = ngx.header, nil
   local is_upgrade = ngx.status == 101 and ngx.var.upstream_upgrade == "websocket"
   if ngx.status < 200 and not is_upgrade then
-    -- nginx sends it as the answer itself; a client reads on, and what follows, cookies and all, has passed no filter.
-    error("the function's answer begins with a status below 200; see kong/README.md of Portero")
+    -- nginx sends 1xx as the answer itself, and one whose first line it cannot read as it came (HTTP/0.9, status 9): a
+    -- client would read on, and what follows, cookies and all, has passed no filter.
+    error("the function's answer begins with a status below 200, or with none; see kong/README.md of Portero")
   end
   for name, value in pairs(ngx.resp.get_headers(0)) do
     if name == "set-cookie" then

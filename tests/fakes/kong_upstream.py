@@ -197,7 +197,7 @@ class Upstreams:
         lines = wire[:-4].split(b"\r\n")
         found = _STATUS.fullmatch(lines[0])
         if found is None:
-            raise Refused(502)
+            return 9, []  # nginx takes it for HTTP/0.9, and sends all of it on as it came; here without what was read
         pairs = [line.partition(b":") for line in lines[1:]]
         return int(found[1]), [(name, value.strip(b" ")) for name, _, value in pairs]
 

@@ -177,11 +177,20 @@ async def _twofold(peer: Peer) -> None:
     await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
 
 
-@pytest.mark.parametrize("script", [_garbled, _closing, _big, _twofold])
+@pytest.mark.parametrize("script", [_closing, _big, _twofold])
 async def test_an_upstream_that_makes_no_sense_is_a_502(script: Script) -> None:
-    """No answer, none of HTTP, a head beyond 32 KiB, two framings."""
+    """No answer, a head beyond 32 KiB, two framings."""
     async with kong(script) as (front, _):
         assert (await asked(front, GET))[0] == 502
+
+
+async def test_what_is_no_http_is_http_0_9() -> None:
+    """Status 9 to the header filters, of which one may keep it from going on as it came."""
+    async with kong(_garbled, header_filter='assert(ngx.status == 9) error("no")') as (front, _):
+        async with RawClient(front.address) as client:
+            await client.send(GET)
+            assert await client.reader.read() == b""
+        assert "no" in front.requests[-1].log[-1][1]
 
 
 async def test_silence_of_the_upstream_is_a_504() -> None:

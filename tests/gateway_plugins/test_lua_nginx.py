@@ -463,6 +463,13 @@ def test_no_answer_hides_behind_an_interim_one(nginx: Nginx, first: bytes, lengt
     assert nginx.send(request()) == b""
 
 
+@pytest.mark.parametrize("line", [b"http/1.1 200 OK", b"\r\nHTTP/1.1 200 OK", b"HTTP/1.1\t200 OK", b"HTTP/2 200 OK"])
+def test_no_answer_is_taken_for_one_of_http_0_9(nginx: Nginx, line: bytes) -> None:
+    """Nginx sends what begins otherwise as it came; browsers are less particular, and would see all of its fields."""
+    nginx.upstream.answer = line + answer_with(b"Set-Cookie: __Host-portero-session=x").removeprefix(b"HTTP/1.1 200 OK")
+    assert nginx.send(request()) == b""
+
+
 def test_what_portero_answers_itself_passes(nginx: Nginx) -> None:
     """The internal listener's answer has been filtered there."""
     nginx.upstream.answer = answer_with(b"X-Portero-Reason: rate-limited", b"X-Request-Id: theirs")

@@ -531,7 +531,7 @@ def test_a_switch_of_protocols_keeps_its_upgrade() -> None:
     assert answered(upgrade, {"add": {}}, status=200, var=var)[0].fields("answer") == []
 
 
-@pytest.mark.parametrize("status", [0, 99, 100, 101, 103, 199])
+@pytest.mark.parametrize("status", [0, 9, 99, 100, 101, 103, 199])
 def test_an_interim_answer_is_none(status: int) -> None:
     """To its client what follows would be the answer, which nobody has filtered; 101 is for whom nobody has asked."""
     assert answered([(b"A", b"b")], {"add": {}}, status=status)[1] == "error"
