@@ -75,8 +75,8 @@ async def stock_world(*, greenlets: bool, chain: bool = False) -> AsyncIterator[
 @pytest.mark.parametrize("greenlets", [False, True], ids=["threads", "greenlets"])
 async def test_one_plugin_on_the_stock_server(greenlets: bool) -> None:
     """
-    Judged as on ours, whatever bytes a client sends: facts are text that the stock server can read. While it is down the
-    function gets nothing, and then the next request is judged.
+    Judged as on ours, whatever bytes a client sends: facts are text that the stock server can read. While it is down
+    the function gets nothing, and then the next request is judged.
     """
     async with stock_world(greenlets=greenlets) as world:
         faas = world.faas
