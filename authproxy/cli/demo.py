@@ -167,7 +167,7 @@ def platform(listen: Address, credentials: Path, idle: float, start_delay: float
 
 
 @demo.command(epilog="Example: portero demo secrets ./demo")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
 def secrets(folder: Path) -> None:
     """
     Make DIR with the secrets that the example's policies name.
@@ -177,6 +177,8 @@ def secrets(folder: Path) -> None:
     """
     from authproxy.demo.standin import make_secrets  # noqa: PLC0415 - as `_run`
 
+    if not folder.parent.is_dir():
+        raise click.ClickException(f"{folder.parent} is no folder that {folder.name} could be made in")
     if make_secrets(folder):
         click.echo(f"{folder}: secrets and own-keys for Portero, keys for the service accounts")
     else:

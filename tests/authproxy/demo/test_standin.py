@@ -171,3 +171,12 @@ def test_secrets_are_made_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch: 
     with pytest.raises(OSError, match="No space"):
         make_secrets(tmp_path / "demo")
     assert not list(tmp_path.iterdir())
+
+
+def test_secrets_are_made_where_a_folder_can_be(tmp_path: Path) -> None:
+    """A file is not a folder that is there already, and the message names what the operator wrote."""
+    (tmp_path / "file").touch()
+    assert run("secrets", str(tmp_path / "file")).exit_code == 2
+    nowhere = run("secrets", str(tmp_path / "none" / "demo"))
+    assert nowhere.exit_code == 1
+    assert f"{tmp_path}/none is no folder" in nowhere.output
