@@ -51,6 +51,8 @@ class InternalGate(Judge, Protocol):
 
     def refuse_head(self, refusal: Deny, head: Head) -> Refused: ...
 
+    def go_on_now(self, undecided: Undecided) -> Verdict | Undecided: ...
+
 
 class InternalJudge:
     """See ``Judge``: what a request is comes from ``passes``, all else from ``gate``."""
@@ -96,7 +98,9 @@ class InternalJudge:
         except Exception:  # noqa: BLE001  # contained: what it holds has to be given back
             _log.exception("going on with a pass failed", request_id=verdict.case.request_id)
             refusal = Deny(Reason.INTERNAL_ERROR)
-        return verdict if refusal is None else self._passes.refuse(verdict, refusal)
+        if refusal is not None:
+            return self._passes.refuse(verdict, refusal)
+        return self._gate.go_on_now(verdict) if type(verdict) is Undecided else verdict
 
     def decide_soon(self, _undecided: Undecided, _then: Callable[[Verdict | Undecided], None]) -> bool:
         """What comes here has had its limits spent; what is left to wait for is its function."""

@@ -173,6 +173,7 @@ async def build_parts(settings: Settings, edge: str = "proxy") -> Parts:
         recorder=Recorder(edge, metrics, audit),
         live=live,
         assertion=identity.assertions.block,
+        counts_late=edge == "kong",
     )
     pool = Pool(max_total=settings.max_upstream_connections, metrics=metrics)
     return Parts(

@@ -84,6 +84,7 @@ class Gate:
         live: LiveRegistry,
         assertion: Callable[[Place, Principal, float], bytes] | None = None,
         clock: Callable[[], float] = time.time,
+        counts_late: bool = False,
     ) -> None:
         self.edge = edge
         self.live = live
@@ -102,6 +103,11 @@ class Gate:
         """Signs ``X-Portero-Assertion`` for one function; None: there are no keys to sign with."""
         self._clock = clock
         self._trusted = _trusted_peers(folder.active)
+        self._counts_late = counts_late
+        """
+        A place at a function that has few is taken by ``decide`` and ``go_on_now`` only: who asks the others may lose
+        the request before it goes on (Kong does, when its client has gone), and its place would be nobody's for seconds.
+        """
         self._is_draining = False
         folder.on_swap(self._swapped)
 
@@ -183,6 +189,8 @@ class Gate:
                     answer = self._store.spend_now(need.place.tenant.name, need.checks, now)  # type: ignore[union-attr]
                     if answer is None:
                         break
+                elif self._counts_late and _is_counted(need):  # type: ignore[arg-type]  # what is left is Ready
+                    break
                 elif self._activator.ready_now(need.place):
                     answer = None
                 else:
@@ -195,6 +203,17 @@ class Gate:
         case.has_waited = True
         return Undecided(case, request, judging, need)
 
+    def go_on_now(self, undecided: Undecided) -> Verdict | Undecided:
+        """``decide`` as far as it need not wait: ``undecided`` itself when it has to."""
+        need, now = undecided.need, self._clock()
+        try:
+            answer = self._asking.answer_now(need, now)
+        except Exception:  # noqa: BLE001 (as in decide_now)
+            return self._broken(undecided.case)
+        if answer is WAIT:
+            return undecided
+        return self._go_on(undecided.case, undecided.request, undecided.judging, answer, now)
+
     async def decide(self, undecided: Undecided, body: HoldableBody | None = None) -> Verdict:
         """
         Go on where ``decide_now`` had to stop. Cancelling it is how a client that leaves gives its place back.
@@ -205,7 +224,7 @@ class Gate:
         return self._broken(undecided.case) if isinstance(verdict, Undecided) else verdict
 
     async def decide_unheld(self, undecided: Undecided) -> Verdict | Undecided:
-        """As ``decide``, but what would have to be held for its function is handed back, for who can hold it."""
+        """As ``decide``, but what would have to be held for its function, or counted, is handed back, for who can."""
         return await self._decide(undecided, None, may_hold=False)
 
     async def _decide(self, undecided: Undecided, body: HoldableBody | None, *, may_hold: bool) -> Verdict | Undecided:
@@ -214,7 +233,8 @@ class Gate:
         try:
             while True:
                 now = self._clock()
-                answer = self._asking.answer_now(need, now)
+                is_late = not may_hold and self._counts_late and isinstance(need, Ready) and _is_counted(need)
+                answer = WAIT if is_late else self._asking.answer_now(need, now)
                 if answer is WAIT:
                     if isinstance(need, Ready):
                         if not may_hold:
@@ -516,6 +536,12 @@ class Gate:
 
 def _trusted_peers(policies: PolicySet) -> TrustedPeers:
     return TrustedPeers(policies.trusted_peers, believes_certificates=policies.believes_client_certificates)
+
+
+def _is_counted(need: Ready) -> bool:
+    """Whether the request takes one of a bounded number of places."""
+    place = need.place
+    return place.spec.concurrency is not None or bool(concurrency_for(place, need.principal, need.request))
 
 
 def _is_still(was: Principal, now: Principal) -> bool:
