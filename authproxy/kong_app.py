@@ -65,8 +65,9 @@ class KongApp(App):
         return self._settings.kong_sockets
 
     def _judge(self, parts: Parts) -> Judge:
-        self._passes = Passes(parts.gate)
-        return InternalJudge(parts.gate, self._passes)
+        self._passes = passes = Passes(parts.gate)
+        parts.metrics.kong_passes.read(lambda: len(passes))
+        return InternalJudge(parts.gate, passes, parts.metrics.kong_passes_refused_total.cell())
 
     async def _listen(self, edge: PublicEdge, tls: TlsFiles | None) -> tuple[str, int]:  # noqa: ARG002 (Kong has it)
         settings, parts, passes = self._settings, self.parts, self._passes

@@ -55,11 +55,16 @@ class InternalGate(Judge, Protocol):
 
 
 class InternalJudge:
-    """See ``Judge``: what a request is comes from ``passes``, all else from ``gate``."""
+    """
+    See ``Judge``: what a request is comes from ``passes``, all else from ``gate``.
 
-    def __init__(self, gate: InternalGate, passes: Passes) -> None:
+    ``refused``: one-element list, counts those who brought no pass that was theirs.
+    """
+
+    def __init__(self, gate: InternalGate, passes: Passes, refused: list[float] | None = None) -> None:
         self._gate = gate
         self._passes = passes
+        self._refused = [0.0] if refused is None else refused
         self.abandon = gate.abandon
         self.finish = gate.finish
         self.upstream_failed = gate.upstream_failed
@@ -82,7 +87,7 @@ class InternalJudge:
         """
         tokens = [value for name, value in head.fields if name.lower() == PASS_FIELD]
         if len(tokens) != 1:
-            return self._gate.refuse_head(_INVALID, head)
+            return self._without_pass(head)
         arrived = read_head(head._replace(fields=_framing_fields(head)), _NOBODY)
         if isinstance(arrived, Deny):
             refused = self._gate.refuse_head(arrived, head)
@@ -90,7 +95,7 @@ class InternalJudge:
             return refused
         verdict = self._passes.redeem(tokens[0], head)
         if verdict is None:
-            return self._gate.refuse_head(_INVALID, head)
+            return self._without_pass(head)
         if isinstance(verdict, Refused):
             return verdict
         try:
@@ -101,6 +106,10 @@ class InternalJudge:
         if refusal is not None:
             return self._passes.refuse(verdict, refusal)
         return self._gate.go_on_now(verdict) if type(verdict) is Undecided else verdict
+
+    def _without_pass(self, head: Head) -> Refused:
+        self._refused[0] += 1
+        return self._gate.refuse_head(_INVALID, head)
 
     def decide_soon(self, _undecided: Undecided, _then: Callable[[Verdict | Undecided], None]) -> bool:
         """What comes here has had its limits spent; what is left to wait for is its function."""

@@ -105,8 +105,8 @@ class Gate:
         self._trusted = _trusted_peers(folder.active)
         self._counts_late = counts_late
         """
-        A place at a function that has few is taken by ``decide`` and ``go_on_now`` only: who asks the others may lose
-        the request before it goes on (Kong does, when its client has gone), and its place would be nobody's for seconds.
+        A place at a function that has few is taken by ``decide`` and ``go_on_now`` only. Who asks the others may lose
+        the request before it goes on (Kong does, when its client has gone); its place would be nobody's for seconds.
         """
         self._is_draining = False
         folder.on_swap(self._swapped)

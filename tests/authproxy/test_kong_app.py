@@ -214,3 +214,19 @@ async def test_kongs_connections_count_for_the_open_files(kong: KongWorld, monke
     await app.start()
     await app.stop(0.1)
     assert raised[0] >= settings.max_connections + settings.max_upstream_connections + KONG_CONNECTIONS
+
+
+async def test_passes_are_counted(kong: KongWorld) -> None:
+    """Those that wait, and those who come without one that is theirs."""
+    app: Any = kong.app
+    fields = ((b"Host", b"acme.test"),)
+    verdict: Any = app.parts.gate.decide_now(Head("GET", b"/function/survey-web", fields, (1, 1), "1.2.3.4", "http"))
+    token = app.front.passes.issue(verdict)
+    assert "portero_kong_passes 1.0\n" in app.parts.metrics.render().decode()
+    async with RawClient(app.front.internal) as client:
+        for wrong in (token[:-1] + ("B" if token.endswith("A") else "A"), token):  # shown once, it is used up
+            await client.send(as_kong_sends(verdict.request, wrong))
+            assert (await client.answer()).field("x-portero-reason") == "pass-invalid"
+    said = app.parts.metrics.render().decode()
+    assert "portero_kong_passes 0.0\n" in said
+    assert "portero_kong_passes_refused_total 2.0\n" in said
