@@ -92,14 +92,15 @@ class FunctionsPlatform:
                     name, namespace, self._session, variables | dict(self._environment.get(namespace, {}))
                 )
                 self.functions[namespace, name] = function
-                if replicas:
-                    function.scale(replicas)
         server = web.Server(self._serve, handler_cancellation=True, auto_decompress=False, access_log=None)
         self._runner = web.ServerRunner(server, shutdown_timeout=1)
         await self._runner.setup()
         await web.TCPSite(self._runner, *self._listen).start()
         host, port = self._runner.addresses[0][:2]
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        if replicas:  # last: an address that is taken starts no process that has to be ended
+            for function in self.functions.values():
+                function.scale(replicas)
         if self._idle_s is not None:
             self._idler = asyncio.create_task(self._scale_idle_to_zero(self._idle_s))
 
