@@ -41,8 +41,9 @@ def kong_plugin_server(
     """
     Run the plugin server that Kong asks about every request.
 
-    One process serves all plugins, each on its socket. It runs by itself, or Kong starts it (portero kong conf prints
-    how), with an empty environment: give settings by flags or by a file. SIGTERM drains and stops it, as portero serve.
+    One process serves all plugins (portero; portero-tenant, portero-rbac, portero-ratelimit and portero-coldstart),
+    each on its socket PLUGIN.socket. It runs by itself, or Kong starts it (portero kong conf prints how), with an empty
+    environment: give settings by flags or by a file. SIGTERM drains and stops it, as portero serve.
     """
     parent = os.getppid()  # at once: it may end while this one starts
     for name in (dumped, *names):
