@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -129,3 +130,27 @@ def test_it_ends_with_its_parent_when_it_is_told_to(folder: Path, ends: bool) ->
                 os.kill(pid, signal.SIGTERM)
                 until(lambda: not is_alive(pid))
     assert not list(folder.glob("*.socket"))
+
+
+def test_it_serves_and_ends_though_nobody_reads_what_it_says(folder: Path) -> None:
+    """Kong stops reading when its worker ends; a full pipe must stop neither the requests nor the end."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"." * 4096)
+    os.set_blocking(writing, True)
+    command = [PORTERO, "kong-plugin-server", "--settings", f"{folder}/kong.toml", "--audit", "-"]
+    with subprocess.Popen(command, env={}, stdout=writing, stderr=writing) as server:
+        try:
+            until((folder / "portero.socket").exists)
+            assert asyncio.run(asyncio.wait_for(first_wish(folder), 5)) == "kong.ctx.shared.get"
+        finally:
+            server.send_signal(signal.SIGTERM)
+            try:
+                server.wait(timeout=PATIENCE_S / 2)
+            finally:
+                server.kill()
+    assert server.returncode == 0
+    os.close(reading)
+    os.close(writing)
