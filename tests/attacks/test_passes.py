@@ -64,9 +64,13 @@ async def sent(door: Door, data: bytes, *, to_head: bool = False) -> RawAnswer:
 
 
 def is_refused(door: Door, answer: RawAnswer) -> bool:
+    """
+    And nothing was sent or woken for it. Status calls do not count: a function that was served before is looked at
+    again now and then, whoever asks meanwhile.
+    """
     is_told = (answer.status, answer.field("x-portero-reason")) == (403, "pass-invalid")
     faas = door.world.faas
-    return is_told and not (faas.requests or faas.status_calls or faas.wake_calls)
+    return is_told and not (faas.requests or faas.wake_calls)
 
 
 def flipped(token: str, bit: int) -> str:
