@@ -7,6 +7,8 @@ readers could understand differently is refused: duplicate keys, aliases, tags, 
 editor does not show. This module refuses to know what the values mean.
 
 Source: YAML 1.2.2 sections 5.1 (characters), 10.3 (core schema); CVE-2021-42574 (text that shows other than it reads).
+
+Longer than other modules: every way in which YAML can be more than was meant is refused in one place.
 """
 
 from __future__ import annotations

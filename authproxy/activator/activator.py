@@ -8,6 +8,8 @@ them are remembered.
 **Places in flight.** ``ready_now() -> True`` and ``hold() -> Grant`` each let one request in, and each of them must be
 followed by exactly one ``finished``, whether the request left for its function or not: that is how the release of those
 who wait keeps pace, and how a function with ``concurrency`` is never given more.
+
+Longer than other modules: all that is asked about a function that may sleep is asked in one place.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ Lua snippets as Kong's ``pre-function`` and ``post-function`` run them: in LuaJI
 The names are those that the sandboxes of Kong 3.4 to 3.9 have in common, ``kong.*`` of ``kong_pdk`` and the part of
 ``ngx.*`` below. A snippet runs to its end, raises (``LuaError``), or leaves by ``kong.response.exit`` or ``ngx.exit``
 (``Exited``), behind which, as in Kong, not even a ``pcall`` of its own goes on.
+
+Longer than other modules: what the sandbox gives to snippets is one table.
 """
 
 from __future__ import annotations

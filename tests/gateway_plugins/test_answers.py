@@ -1,4 +1,8 @@
-"""The gate's verdict as Kong is told it: the same request that the proxy would send, or by the internal listener."""
+"""
+The gate's verdict as Kong is told it: the same request that the proxy would send, or by the internal listener.
+
+Longer than other modules: each condition of the direct way has its own rule.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@ The stand-in for Kong says on a plugin server's socket what a real Kong 3.9.1 wa
 
 The messages were traced between a real Kong and a stock plugin server; here a scripted server writes them down. Longer
 than other modules: that server, the messages and the failures belong together.
+
+Longer than other modules: the stand-in's claims about Kong, one after another.
 """
 
 from __future__ import annotations

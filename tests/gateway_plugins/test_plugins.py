@@ -1,4 +1,8 @@
-"""Each plugin against a gate that does as it is told: the calls it makes, and that whatever breaks is a refusal."""
+"""
+Each plugin against a gate that does as it is told: the calls it makes, and that whatever breaks is a refusal.
+
+Longer than other modules: five plugins, and each way in which one can end.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""What Kong says to the plugin server, and what it is answered: events, instances, order, ends."""
+"""
+What Kong says to the plugin server, and what it is answered: events, instances, order, ends.
+
+Longer than other modules: all that Kong may ask is asked once.
+"""
 
 from __future__ import annotations
 

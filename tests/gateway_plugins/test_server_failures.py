@@ -2,6 +2,8 @@
 Every way in which Kong's stock server for Python lets a request through, loses one, or grows: here it is a refusal.
 
 The rows are those of the failure table that was measured on a real Kong 3.9.1 with kong-pdk 0.36.
+
+Longer than other modules: each row of what can fail has its own rule.
 """
 
 from __future__ import annotations

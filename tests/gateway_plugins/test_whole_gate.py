@@ -1,4 +1,8 @@
-"""The plugins on a whole gate: one plugin and a chain of four answer as the proxy does, and nothing is left behind."""
+"""
+The plugins on a whole gate: one plugin and a chain of four answer as the proxy does, and nothing is left behind.
+
+Longer than other modules: a plugin and a chain, through all that the gate can say.
+"""
 
 from __future__ import annotations
 

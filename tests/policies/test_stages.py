@@ -1,4 +1,8 @@
-"""Some of the questions alone: a chain of them comes to the decision that all of them at once would come to."""
+"""
+Some of the questions alone: a chain of them comes to the decision that all of them at once would come to.
+
+Longer than other modules: each stage, alone and after others.
+"""
 
 from __future__ import annotations
 

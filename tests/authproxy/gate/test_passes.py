@@ -1,4 +1,8 @@
-"""Passes: each opens what waits under it once, for one request, in time; and what waits ends exactly once."""
+"""
+Passes: each opens what waits under it once, for one request, in time; and what waits ends exactly once.
+
+Longer than other modules: each way in which a pass can end has its own rule.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@ Passes on a real gate, in any order of all that can happen to them: what was tak
 
 A place in flight, a ``concurrent`` limit and an entry among the living belong to each request that may leave, from its
 judgement to its end, whoever ends it: its pass's time, a cut, a logout, who fetches it, or the end of the process.
+
+Longer than other modules: one machine, with all that may happen to a pass.
 """
 
 from __future__ import annotations
