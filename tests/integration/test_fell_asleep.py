@@ -11,17 +11,19 @@ import pytest
 from tests.fakes.world import PLAIN, RawAnswer, World, request_bytes, running_world
 
 _NAVIGATES = (("Accept", "text/html"), ("Sec-Fetch-Mode", "navigate"))
-_COLD_START = "{max_wait: 200ms, overflow: page, no_wake: [{methods: [HEAD], status: 204}, {robots: true}]}"
+_COLD_START = "{max_wait: 10s, overflow: page, no_wake: [{methods: [HEAD], status: 204}, {robots: true}]}"
+_IMPATIENT = _COLD_START.replace("10s", "300ms")
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    """The plain world, whose form is known to be awake and sleeps."""
+async def world(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    """The plain world, whose form is known to be awake and sleeps; a test's parameter is its ``cold_start``."""
+    cold_start = getattr(request, "param", _COLD_START)
     policies = tmp_path / "policies"
     shutil.copytree(PLAIN, policies)
     file, was = policies / "acme.yaml", "survey-web: {access: public}"
     assert was in file.read_text()
-    file.write_text(file.read_text().replace(was, f"survey-web: {{access: public, cold_start: {_COLD_START}}}"))
+    file.write_text(file.read_text().replace(was, f"survey-web: {{access: public, cold_start: {cold_start}}}"))
     async with running_world(policies) as world:
         key = world.faas.add("survey-web", "acme", start_s=0.1)
         assert (await ask(world)).status == 200
@@ -61,6 +63,7 @@ async def test_it_is_not_woken_for_who_may_not(
     assert not world.faas.wake_calls
 
 
+@pytest.mark.parametrize("world", [_IMPATIENT], indirect=True)
 async def test_a_browser_gets_the_page_that_comes_back(world: World) -> None:
     """``overflow: page`` is what a browser gets whose patience ends; a program gets the problem document."""
     world.faas.add("survey-web", "acme", replicas=0, start_s=60)
