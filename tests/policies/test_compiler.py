@@ -6,7 +6,6 @@ import json
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from policies.scope import Claim, Scope, is_within, overlaps, pattern
 from policies.tables import Ceilings, ClientSpec, ColdStart, LoginSpec, Pattern, RoutePart, TenantTable, Timeouts
 from policies.tenancy import function_spec
 from tests.policies.mistakes import LOGIN, MISFITS
+from tests.policies.processor_time import is_in_time, taken_by
 from tests.policies.reference import routes_overlap
 
 SURVEY = Path(__file__).parents[2] / "policies" / "examples" / "survey"
@@ -485,9 +485,9 @@ def test_star_ends_where_owning_ends() -> None:
 )
 def test_hostile_folder_is_judged_in_time(text: str) -> None:
     """A tenant's editor cannot keep the check busy: what grows, grows no faster than the file."""
-    began = time.process_time()
-    assert mistakes_of(folder(text + "\n"))
-    assert time.process_time() - began < 5
+    found: list[str] = []
+    assert is_in_time(5.0, lambda: taken_by(lambda: found.extend(mistakes_of(folder(text + "\n")))))
+    assert found
 
 
 def letters(number: int) -> str:
@@ -580,11 +580,10 @@ TOO_MUCH = {
 def test_no_tenant_asks_too_much_of_the_process_of_all(name: str) -> None:
     """What a rule multiplies, and what every request would have to look through, is bounded at load."""
     text, expected = TOO_MUCH[name]
-    began = time.process_time()
-    found = mistakes_of(folder(text + "\n"))
-    assert time.process_time() - began < 5
-    assert len(found) == 1
-    assert expected in found[0]
+    found: list[list[str]] = []
+    assert is_in_time(5.0, lambda: taken_by(lambda: found.append(mistakes_of(folder(text + "\n")))))
+    assert len(found[0]) == 1
+    assert expected in found[0][0]
 
 
 def test_what_a_tenant_may_ask_is_plenty() -> None:
@@ -1068,14 +1067,18 @@ def test_ten_thousand_rules_compile_in_time(tmp_path: Path) -> None:
         "files = {path.name: path.read_bytes() for path in pathlib.Path(sys.argv[1]).iterdir()}; "
         "print(compile_files(files).rule_count)"
     )
-    began = resource.getrusage(resource.RUSAGE_CHILDREN)
-    answer = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True, timeout=30
-    )
-    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert int(answer.stdout) == 10_000
-    # Processor time: what else a machine is doing is not this folder's fault.
-    assert ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime <= 4.0
+
+    def compiled_s() -> float:
+        """Processor time: what else a machine is doing is not this folder's fault."""
+        began = resource.getrusage(resource.RUSAGE_CHILDREN)
+        answer = subprocess.run(
+            [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True, timeout=50
+        )
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert int(answer.stdout) == 10_000
+        return ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime
+
+    assert is_in_time(4.0, compiled_s)
 
 
 def test_a_tag_of_another_tenant_is_told() -> None:
