@@ -101,7 +101,7 @@ def _field(fields: Fields, name: str) -> str | None:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not condition():  # noqa: ASYNC110  # what is waited for is a task of the code under test
             await asyncio.sleep(0.005)
 

@@ -87,9 +87,9 @@ class RawClient:
         return data[:-2]
 
     async def until_end(self) -> bytes:
-        """Everything up to the close, within five seconds."""
+        """Everything up to the close, within twenty seconds."""
         try:
-            return await asyncio.wait_for(self.reader.read(), 5)
+            return await asyncio.wait_for(self.reader.read(), 20)
         except ConnectionError:
             return b""
 
