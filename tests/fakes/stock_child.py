@@ -10,6 +10,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final, NoReturn, cast
 
@@ -18,6 +19,8 @@ from gateway_plugins.front import Front
 from gateway_plugins.handler import Call, Exit, Handler, Wait
 
 NAME: Final = "scripted"
+MEETING_S: Final = 10.0
+"""How long those who came first wait for the rest."""
 _GET: Final = Call("kong.ctx.shared.get", ("portero_facts",))
 _VERDICT: Final = Call("kong.ctx.shared.set", ("portero_verdict", {"host": "127.0.0.1", "port": 8081}))
 
@@ -30,6 +33,9 @@ class Plugin:
             raise ValueError("this config cannot be used")
         self._do = config["do"]
         self._seconds = config.get("seconds", 0.0)
+        self._count = int(config.get("count", 1))
+        self._until = Path(config.get("until", ""))
+        self._meeting: asyncio.Barrier | None = None
 
     def access(self, kong: Any) -> None:
         stock.run(cast("Any", self), kong)
@@ -38,8 +44,8 @@ class Plugin:
         match self._do:
             case "break before":
                 raise RuntimeError("before the first call")
-            case "wait first":
-                yield Wait(asyncio.sleep(self._seconds))
+            case "meet first":
+                yield Wait(self._meet())
             case "refuse first":
                 return Exit(403, {"X-Portero-Reason": "no-rule-allows"}, b"no\n")
         facts = yield _GET
@@ -53,10 +59,17 @@ class Plugin:
             case "wait":
                 yield Wait(asyncio.sleep(self._seconds))
             case "block":
-                time.sleep(self._seconds)
+                while not self._until.exists():
+                    time.sleep(0.005)
         if facts is not None:
             yield _VERDICT
         return None
+
+    async def _meet(self) -> None:
+        """Until ``count`` events wait here at the same time. Raises: TimeoutError."""
+        if self._meeting is None:
+            self._meeting = asyncio.Barrier(self._count)
+        await asyncio.wait_for(self._meeting.wait(), MEETING_S)
 
 
 class Process:
@@ -78,6 +91,7 @@ if __name__ == "__main__":
 
     stock.SILENCE_S = float(sys.argv[1])  # type: ignore[misc]  # a test cannot wait for fifteen seconds
     stock.set_process(Process)
-    schema = ({"do": {"type": "string"}}, {"seconds": {"type": "number"}})
+    names = {"do": "string", "seconds": "number", "count": "number", "until": "string"}
+    schema = tuple({name: {"type": kind}} for name, kind in names.items())
     module = SimpleNamespace(Plugin=Plugin, Schema=schema, version="0.1.0", priority=1040)
     serve(NAME, module, sys.argv[2:], refuse=refuse)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,13 +22,13 @@ class StockProcess:
     Serves ``socket`` until ``stop``.
 
     Args:
-        socket: its path is short, as paths of sockets are.
+        path: of the socket; it is short, as paths of sockets are.
         command: module and arguments of Python.
     """
 
-    def __init__(self, socket: Path, *command: str) -> None:
-        self.socket = socket
-        self.log = socket.with_suffix(".log")
+    def __init__(self, path: Path, *command: str) -> None:
+        self.socket = path
+        self.log = path.with_suffix(".log")
         self._command = [sys.executable, "-m", *command]
         self.start()
 
@@ -38,11 +39,16 @@ class StockProcess:
                 self._command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
             )
         until = time.monotonic() + _PATIENCE_S
-        while not self.socket.exists():
+        while not self._answers():
             if self.process.poll() is not None or time.monotonic() > until:
                 self.kill()
                 raise RuntimeError(f"the stock server did not start:\n{self.log.read_text()[-2000:]}")
             time.sleep(0.02)
+
+    def _answers(self) -> bool:
+        """The name is there a moment before somebody listens at it."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.socket)) == 0
 
     def kill(self) -> None:
         """As a crash: nothing is tidied up, and the socket's file stays."""
