@@ -23,6 +23,8 @@ Answer = Callable[[Mapping[str, Any]], Handler]
 """What a test's plugin does with an event: its configuration in, a generator out."""
 NAME = "portero-test"
 FRONT = Front(cast("Any", None), cast("Any", None), None)
+PATIENCE_S = 20.0
+"""For what has to come: a machine may stand still for a moment."""
 
 
 def module(answer: Answer, name: str = NAME, init: Callable[[Mapping[str, Any]], None] | None = None) -> PluginModule:
@@ -98,9 +100,9 @@ class Caller:
         return Step(await self.ask(method, argument))
 
     async def is_closed(self) -> bool:
-        """Whether the server closes the connection, unasked, within some seconds."""
+        """Whether the server closes the connection, unasked."""
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S):
                 while await self._reader.read(2**16):
                     pass
         except TimeoutError:
@@ -168,8 +170,8 @@ class Served:
 
 
 async def until(is_so: Callable[[], bool]) -> None:
-    """Wait for some seconds at most. Raises: TimeoutError."""
-    async with asyncio.timeout(5):
+    """Wait for what nobody tells. Raises: TimeoutError."""
+    async with asyncio.timeout(PATIENCE_S):
         while not is_so():  # noqa: ASYNC110 (polled, so that nobody has to tell)
             await asyncio.sleep(0.005)
 

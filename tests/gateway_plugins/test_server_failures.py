@@ -14,15 +14,35 @@ import gc
 import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from gateway_plugins import stock
+from gateway_plugins.events import Event
 from gateway_plugins.handler import Call, Exit, Handler, Wait
 from gateway_plugins.instances import Instances
 from gateway_plugins.server import PluginServer
-from tests.fakes.plugin_caller import module, served, until
+from tests.fakes.identity import Clock
+from tests.fakes.plugin_caller import Served, module, served, until
+
+
+@contextlib.contextmanager
+def standing_clock() -> Iterator[Clock]:
+    """What the server goes by, but for the loop's own timers, is as late as the test says."""
+    clock = Clock()
+    with contextlib.ExitStack() as stack:
+        for name in ("server", "events", "protocol"):
+            stack.enter_context(patch(f"gateway_plugins.{name}.time", SimpleNamespace(monotonic=clock)))
+        yield clock
+
+
+def one_event(world: Served) -> Event:
+    """The only one that runs."""
+    [event] = world.server._events._running.values()
+    return event
 
 
 def before(_config: Mapping[str, Any]) -> Handler:
@@ -147,13 +167,16 @@ async def test_a_wait_that_fails_is_a_refusal_where_kong_waits() -> None:
 
 
 async def test_many_failures_do_not_fill_a_disk(capsys: pytest.CaptureFixture[str]) -> None:
-    """Who has found a request that fails cannot write a line for each of them."""
+    """Who has found a request that fails cannot write a line for each of them: ten a second."""
     async with served(module(before)) as world:
+        world.server._events._failures._clock = clock = Clock()
         kong = await world.caller()
         instance = await kong.instance()
-        for _ in range(300):
-            await kong.begin(instance)
-    assert 1 <= capsys.readouterr().err.count("handler-failed") <= 40
+        for _ in range(2):
+            for _ in range(150):
+                await kong.begin(instance)
+            clock.pass_s(1)
+    assert capsys.readouterr().err.count("handler-failed") == 20
 
 
 async def test_a_long_silence_is_filled_with_a_cheap_call() -> None:
@@ -221,7 +244,7 @@ async def test_a_step_of_an_event_that_kong_waits_for_already_is_refused() -> No
         one, two = await world.caller(), await world.caller()
         first = await one.begin(await one.instance())
         asked = asyncio.create_task(one.step(first.event))
-        await asyncio.sleep(0.02)
+        await until(lambda: one_event(world).connection is not None)
         for method in ("Step", "StepError"):
             assert (await two.step(first.event, method=method)).reason == "policy-unavailable"
         gate.set()
@@ -377,8 +400,7 @@ async def test_a_wait_that_nobody_asks_for_any_more_is_cancelled(is_kept_alive: 
             await world.quiet(1)
             await kong.close()
         await world.quiet()
-        await asyncio.sleep(0.01)
-        assert sorted(ended) == ["cancelled", "closed"]
+        await until(lambda: sorted(ended) == ["cancelled", "closed"])
 
 
 class Taking:
@@ -411,12 +433,15 @@ class Taking:
 async def test_what_came_of_a_wait_is_given_back_when_kong_never_comes_for_it() -> None:
     """It was there while Kong was at work for us, and Kong's worker died."""
     plugin = Taking()
-    async with served(module(plugin.answer), step_timeout_s=0.1, keepalive_s=0.02) as world:
-        kong = await world.caller()
-        assert (await kong.begin(await kong.instance())).method == "kong.node.get_id"
-        plugin.done.set()
-        await world.quiet()
-        assert plugin.told == ["taken", "a place given back"]
+    with standing_clock() as clock:
+        async with served(module(plugin.answer), step_timeout_s=0.1, keepalive_s=0.02) as world:
+            kong = await world.caller()
+            assert (await kong.begin(await kong.instance())).method == "kong.node.get_id"
+            plugin.done.set()
+            await until(lambda: plugin.told == ["taken"])
+            clock.pass_s(0.2)
+            await world.quiet()
+            assert plugin.told == ["taken", "a place given back"]
 
 
 async def test_what_came_of_a_wait_is_given_back_when_kong_leaves_at_that_moment() -> None:
@@ -426,7 +451,7 @@ async def test_what_came_of_a_wait_is_given_back_when_kong_leaves_at_that_moment
         kong = await world.caller()
         kong.say("HandleEvent", {"InstanceId": await kong.instance(), "EventName": "access"})
         await world.quiet(1)
-        [event] = world.server._events._running.values()
+        event = one_event(world)
         assert event.future is not None
         plugin.done.set()
         while not event.future.done():  # noqa: ASYNC110 (each turn of the loop counts)
@@ -439,16 +464,20 @@ async def test_what_came_of_a_wait_is_given_back_when_kong_leaves_at_that_moment
 async def test_what_came_of_a_wait_is_given_back_at_the_end_of_the_drain(comes: bool) -> None:
     """Whoever comes too late is refused; what was taken for it is not kept."""
     plugin = Taking()
-    async with served(module(plugin.answer), keepalive_s=0.02) as world:
-        kong = await world.caller()
-        step = await kong.begin(await kong.instance())
-        plugin.done.set()
-        stopping = asyncio.create_task(world.server.stop(0.1))
-        if comes:
+    with standing_clock() as clock:
+        async with served(module(plugin.answer), keepalive_s=0.02) as world:
+            kong = await world.caller()
+            step = await kong.begin(await kong.instance())
+            plugin.done.set()
+            stopping = asyncio.create_task(world.server.stop(0.1))
+            await until(lambda: plugin.told == ["taken"])
+            clock.pass_s(0.2)
             await until(lambda: world.server._events._is_closed)
-            assert (await kong.step(step.event)).reason == "draining"
-        await stopping
-        assert plugin.told == ["taken", "a place given back"]
+            if comes:
+                assert (await kong.step(step.event)).reason == "draining"
+            clock.pass_s(0.2)
+            await stopping
+            assert plugin.told == ["taken", "a place given back"]
 
 
 async def test_what_cannot_be_cancelled_any_more_is_given_back() -> None:
@@ -619,6 +648,7 @@ async def test_connections_are_bounded(capsys: pytest.CaptureFixture[str]) -> No
         yield Call("")
 
     async with served(module(answer), max_connections=2) as world:
+        world.server._connections._refused._clock = Clock()  # within one second, however long it takes
         one, two = await world.caller(), await world.caller()
         instance = await one.instance()
         for _ in range(10):
@@ -648,15 +678,15 @@ async def test_draining_refuses_what_is_new_and_lets_the_rest_end() -> None:
         instance = await one.instance()
         asked = asyncio.create_task(one.begin(instance))
         await world.quiet(1)
-        stopping = asyncio.create_task(world.server.stop(5))
-        await asyncio.sleep(0.02)
+        stopping = asyncio.create_task(world.server.stop(60))
+        await until(lambda: world.server._events.is_draining)
         refused = await two.begin(instance)
         assert (refused.status, refused.reason) == (503, "draining")
         late = await world.caller()
         assert (await late.begin(await late.instance())).reason == "draining"
         gate.set()
         assert (await asked).args[1] == b"judged"
-        await asyncio.wait_for(stopping, 2)
+        await asyncio.wait_for(stopping, 20)
         assert await two.is_closed()
         assert not world.path().exists()
 
@@ -674,18 +704,25 @@ async def test_past_the_deadline_everything_is_refused() -> None:
             ended.append(True)
         return None
 
-    async with served(module(answer)) as world:
-        waiting, working, gone = await world.caller(), await world.caller(), await world.caller()
-        asked = asyncio.create_task(waiting.begin(await waiting.instance({"waits": True})))
-        instance = await working.instance()
-        first, _never = await working.begin(instance), await gone.begin(instance)
-        await world.quiet(3)
-        stopping = asyncio.create_task(world.server.stop(0.3))
-        assert (await asked).reason == "draining"
-        assert (await working.step(first.event)).reason == "draining"
-        await asyncio.wait_for(stopping, 2)
-        assert world.server.running == 0
-        assert ended == [True, True, True]
+    with standing_clock() as clock:
+        async with served(module(answer)) as world:
+            waiting, working, gone = await world.caller(), await world.caller(), await world.caller()
+            asked = asyncio.create_task(waiting.begin(await waiting.instance({"waits": True})))
+            instance = await working.instance()
+            first, _never = await working.begin(instance), await gone.begin(instance)
+            await world.quiet(3)
+            stopping = asyncio.create_task(world.server.stop(0.3))
+            await until(lambda: world.server._events.is_draining)
+            await asyncio.sleep(0.05)
+            assert not asked.done()
+            clock.pass_s(0.3)
+            assert (await asked).reason == "draining"
+            assert (await working.step(first.event)).reason == "draining"
+            assert world.server.running == 1, "the one that never comes is waited for"
+            clock.pass_s(0.3)
+            await asyncio.wait_for(stopping, 20)
+            assert world.server.running == 0
+            assert ended == [True, True, True]
 
 
 async def test_after_a_restart_kong_starts_anew() -> None:
