@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ import pytest
 from tests.fakes.kong_one import a_request
 from tests.fakes.kong_pdk import RequestPdk
 from tests.fakes.kong_request import Exited, KongRequest
-from tests.fakes.kong_rpc import Entity, KongWorker, LuaError, RpcError
+from tests.fakes.kong_rpc import Entity, KongWorker, LuaError, RpcError, _was_disturbed
 from tests.fakes.kong_values import Binary, EmptyMap, as_lua, pack
 
 Message = list[Any]
@@ -71,6 +72,17 @@ class ScriptedServer:
                     writer.write(answer)  # type: ignore[arg-type]  # bytes, once awaited
         finally:
             writer.close()
+
+
+@contextlib.contextmanager
+def patience(worker: KongWorker, seconds: float) -> Iterator[None]:
+    """The read timeout of ``worker`` meanwhile; before and after it has time for whoever answers at all."""
+    rpc = worker.rpc("probe")
+    usual, rpc._timeout_s = rpc._timeout_s, seconds
+    try:
+        yield
+    finally:
+        rpc._timeout_s = usual
 
 
 async def event(worker: KongWorker, entity: Entity, request: KongRequest | None = None) -> KongRequest:
@@ -210,46 +222,53 @@ async def test_a_server_that_is_down_fails_open_once_the_instance_is_known(tmp_p
 
 async def test_silence_fails_open_and_poisons_the_connection(tmp_path: Path) -> None:
     """It goes back into the pool with its answer outstanding: who takes it next is answered what was asked before."""
+    may_answer = asyncio.Event()
 
     async def late(message: Message) -> bytes:
         if message[2] == b"plugin.HandleEvent" and message[1] == 3:
-            await asyncio.sleep(0.15)
-        return await asyncio.sleep(0, playing_on(message))
-
-    script = playing("ret")
-
-    def playing_on(message: Message) -> bytes:
-        answer = script(message)
-        assert isinstance(answer, bytes)
-        return answer
-
-    server, entity = ScriptedServer(tmp_path, late), Entity("probe", {})
-    async with server.running(read_timeout_s=0.1) as worker:
-        await event(worker, entity)
-        request = await event(worker, entity)
-        assert request.trace.log == [("err", "no data")]
-        with pytest.raises(LuaError, match="unexpected RPC response ID"):
-            await event(worker, entity)
-        assert (await event(worker, entity)).trace.log == []
-    assert server.connections == 2
-
-
-async def test_what_comes_late_on_an_idle_connection_closes_it(tmp_path: Path) -> None:
-    """Kong looks at what lies in its pool; the next request gets a new connection."""
-
-    async def late(message: Message) -> bytes:
-        if message[1] == 3:
-            await asyncio.sleep(0.06)
+            await may_answer.wait()
         answer = script(message)
         assert isinstance(answer, bytes)
         return answer
 
     script, entity = playing("ret"), Entity("probe", {})
     server = ScriptedServer(tmp_path, late)
-    async with server.running(read_timeout_s=0.05) as worker:
+    async with server.running() as worker:
         await event(worker, entity)
-        assert (await event(worker, entity)).trace.log == [("err", "no data")]
-        await asyncio.sleep(0.05)
+        with patience(worker, 0.05):
+            request = await event(worker, entity)
+        assert request.trace.log == [("err", "no data")]
+        asked = asyncio.create_task(event(worker, entity))
+        await asyncio.sleep(0)  # the task has asked, and waits for the answer
+        may_answer.set()
+        with pytest.raises(LuaError, match="unexpected RPC response ID"):
+            await asked
+        assert (await event(worker, entity)).trace.log == []
+    assert server.connections == 2
+
+
+async def test_what_comes_late_on_an_idle_connection_closes_it(tmp_path: Path) -> None:
+    """Kong looks at what lies in its pool; the next request gets a new connection."""
+    may_answer = asyncio.Event()
+
+    async def late(message: Message) -> bytes:
+        if message[1] == 3:
+            await may_answer.wait()
+        answer = script(message)
+        assert isinstance(answer, bytes)
+        return answer
+
+    script, entity = playing("ret"), Entity("probe", {})
+    server = ScriptedServer(tmp_path, late)
+    async with server.running() as worker:
+        await event(worker, entity)
+        with patience(worker, 0.05):
+            assert (await event(worker, entity)).trace.log == [("err", "no data")]
+        may_answer.set()
+        [(reader, _)] = worker.rpc("probe")._pool
+        async with asyncio.timeout(20):
+            while not _was_disturbed(reader):  # noqa: ASYNC110  # streams tell whoever reads, and nobody else
+                await asyncio.sleep(0.005)
         assert (await event(worker, entity)).trace.log == []
     assert server.connections == 2
 
@@ -326,11 +345,16 @@ async def test_a_call_that_raises_in_lua_is_never_answered(tmp_path: Path, call:
 async def test_garbage_from_the_server_is_a_lua_error_or_no_data(tmp_path: Path) -> None:
     """Neither hangs nor ends the worker."""
     server, entity = ScriptedServer(tmp_path, playing("ret")), Entity("probe", {})
-    async with server.running(read_timeout_s=0.1) as worker:
-        for garbage in (b"\xc1", b"\x90", b"\x01", b"\xa1x", b"\x93\x01"):
+    async with server.running() as worker:
+        rpc = worker.rpc("probe")
+        for garbage in (b"\xc1", b"\x90", b"\x01", b"\xa1x"):
             server.answers = lambda _, said=garbage: said  # type: ignore[misc]  # the loop's own
-            with pytest.raises((LuaError, RpcError)):
-                await worker.rpc("probe").call("x")
+            with pytest.raises(LuaError):
+                await rpc.call("x")
+        server.answers = lambda _: b"\x93\x01"
+        with patience(worker, 0.1), pytest.raises(RpcError, match="no data"):
+            await rpc.call("x")
+        rpc.close()  # what is never whole may come late
         server.answers = playing("ret")
         assert (await event(worker, entity)).trace.log == []
 
@@ -375,10 +399,10 @@ async def test_a_stock_server_gives_the_verdicts_that_a_real_kong_got_of_it(stoc
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
     )
-    worker = KongWorker(stock, read_timeout_s=0.5)
+    worker = KongWorker(stock)
     try:
         async with asyncio.timeout(20):
-            while not (stock / "probe.socket").exists():  # noqa: ASYNC110  # another process tells nobody
+            while not _listens(stock / "probe.socket"):  # noqa: ASYNC110  # another process tells nobody
                 await asyncio.sleep(0.02)
         verdicts = {how: await _verdict(worker, how) for how in ("allow", "deny", "init", "unknown", "bad", "headers")}
         assert verdicts == {
@@ -389,13 +413,19 @@ async def test_a_stock_server_gives_the_verdicts_that_a_real_kong_got_of_it(stoc
             "bad": "500",
             "headers": "200",
         }
-        hostile = a_request([(b"Host", b"a"), (b"X", b"\xff")])
-        assert await _verdict(worker, "headers", hostile) == "passed"
-        assert await _verdict(worker, "raise") == "passed"
+        with patience(worker, 2):  # it is silent
+            hostile = a_request([(b"Host", b"a"), (b"X", b"\xff")])
+            assert await _verdict(worker, "headers", hostile) == "passed"
+            assert await _verdict(worker, "raise") == "passed"
     finally:
         worker.close()
         process.kill()
         await process.wait()
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 async def _verdict(worker: KongWorker, how: str, request: KongRequest | None = None) -> str:

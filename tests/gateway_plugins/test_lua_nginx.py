@@ -175,9 +175,9 @@ class Nginx:
         (folder / "nginx.conf").write_text(config)
         self.log = folder / "error.log"
         self._process = subprocess.Popen([program, "-p", str(folder), "-c", str(folder / "nginx.conf")])
-        for _ in range(100):
+        for _ in range(400):
             try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                socket.create_connection(("127.0.0.1", self.port), 5).close()
             except OSError:
                 time.sleep(0.05)
             else:
@@ -187,7 +187,7 @@ class Nginx:
 
     def send(self, raw: bytes) -> bytes:
         """The answer to ``raw``, all of it; empty when the connection was closed without one."""
-        with socket.create_connection(("127.0.0.1", self.port), 5) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), 20) as connection:
             connection.sendall(raw)
             answer = b""
             while got := connection.recv(65536):
@@ -196,7 +196,7 @@ class Nginx:
 
     def close(self) -> None:
         self._process.terminate()
-        self._process.wait(5)
+        self._process.wait(20)
         self.upstream.close()
 
 
@@ -416,7 +416,7 @@ def test_over_http_2_the_same_holds(nginx: Nginx) -> None:
         ],
         check=True,
         capture_output=True,
-        timeout=10,
+        timeout=30,
     )
     line, sent, facts = reached(nginx)
     assert line == b"GET /judged?b HTTP/1.1"
