@@ -214,7 +214,7 @@ def a_deferred(
     return Deferred(case, Allow(place, anonymous() if is_anonymous else _PERSON, None), instead_of)
 
 
-async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
+async def until(condition: Callable[[], object], timeout_s: float = 15.0) -> None:
     """Wait for what nobody tells."""
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110  # as said

@@ -1,4 +1,8 @@
-"""Requests that are answered later through the whole proxy: 202, a result to fetch, a callback, and who may have it."""
+"""
+Requests that are answered later through the whole proxy: 202, a result to fetch, a callback, and who may have it.
+
+Longer than other modules: one story, from what is promised to what is left of it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,6 @@ import asyncio
 import gc
 import json
 import shutil
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from authproxy.settings import Settings
 from tests.fakes.callback_receiver import CallbackReceiver
 from tests.fakes.jobs import until
 from tests.fakes.openfaas import Invocation
+from tests.fakes.patient_redis import patience_with_redis
 from tests.fakes.redis_server import redis_server
 from tests.fakes.world import PLAIN, RawAnswer, World, parse_answer, request_bytes, running_world, send_raw
 
@@ -74,7 +78,7 @@ def place_of(answer: RawAnswer) -> str:
 
 async def fetched(world: World, place: str, **options: Any) -> RawAnswer:
     """The result, once it is there."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         while (answer := await world.get(place, **options)).field("x-portero-result") == "pending":
             assert answer.status == 202
             assert answer.field("retry-after")
@@ -88,14 +92,14 @@ async def test_a_cold_start_need_not_be_waited_for(world: World) -> None:
     async def answers(invocation: Invocation) -> web.StreamResponse:
         return web.Response(status=201, body=b"got " + invocation.body, headers={"X-Mine": "1", "Set-Cookie": "a=b"})
 
-    key = world.faas.add("survey-submit", "acme", replicas=0, start_s=0.4, handler=answers)
-    began = time.monotonic()
+    key = world.faas.add("survey-submit", "acme", replicas=0, start_s=60, handler=answers)
     accepted = await submit(world, ASYNC)
     place = place_of(accepted)
-    assert time.monotonic() - began < 0.3
     assert accepted.field("preference-applied") == "respond-async"
     assert accepted.json()["survives_restart"] is False
     assert (await world.get(place)).field("x-portero-result") == "pending"
+    await until(lambda: world.faas.wake_calls)
+    world.faas.awake[key] = 1
     for _ in range(2):
         answer = await fetched(world, place)
         assert (answer.status, answer.body) == (201, b"got five")
@@ -128,13 +132,15 @@ async def test_a_request_for_later_keeps_nothing_of_its_connection(world: World,
     writer.write(request_bytes("POST /function/survey-submit", fields=[ASYNC], body=b"x" * size))
     edge = world.app._public
     assert edge is not None
-    await until(lambda: edge.connections)
     place = place_of(parse_answer(await reader.read()))
     writer.close()
     await until(lambda: not edge.connections)
-    await asyncio.sleep(0.05)
-    gc.collect()
-    assert not [one for one in gc.get_objects() if type(one) is ClientConnection]
+
+    def is_forgotten() -> bool:
+        gc.collect()
+        return not any(type(one) is ClientConnection for one in gc.get_objects())
+
+    await until(is_forgotten)
     world.faas.awake["survey-submit.acme"] = 1
     answer = await fetched(world, place)
     assert answer.json()["body"] == "x" * size
@@ -157,7 +163,7 @@ async def test_openfaas_callers_need_not_change(world: World) -> None:
         "survey-submit",
         "200",
     )
-    assert float(fields["x-duration-seconds"]) < 5
+    assert float(fields["x-duration-seconds"]) < 20
     (invocation,) = asked(world)
     assert fields_of(invocation)["x-call-id"] == call_id
     assert "x-callback-url" not in fields_of(invocation)
@@ -204,12 +210,13 @@ async def test_a_result_is_its_owners(world: World) -> None:
 
 async def test_a_deleted_request_never_reaches_its_function(world: World) -> None:
     """Who deletes a pending result wants nothing any more."""
-    world.faas.add("survey-submit", "acme", replicas=0, start_s=0.5)
+    key = world.faas.add("survey-submit", "acme", replicas=0, start_s=60)
     place = place_of(await submit(world, ASYNC))
     assert (await world.send(request_bytes(f"DELETE {place}"))).status == 204
     await until(lambda: not world.app.parts.activator.held)
     await until(lambda: world.app.parts.metrics.results_total.value(("acme", "deleted")) == 1)
-    await asyncio.sleep(0.6)
+    world.faas.awake[key] = 1
+    await asyncio.sleep(0.3)
     assert not asked(world)
 
 
@@ -227,13 +234,14 @@ async def test_a_stranger_is_not_promised_anything(world: World) -> None:
 
 async def test_what_overflows_is_answered_later(world: World) -> None:
     """overflow: async: who finds no place to wait gets 202 instead of a refusal, and its answer in the end."""
-    world.faas.add("survey-report", "acme", replicas=0, start_s=0.5)
+    key = world.faas.add("survey-report", "acme", replicas=0, start_s=60)
     token = world.token()
     waiting = asyncio.create_task(world.get("/reports/es", token=token))
     await until(lambda: world.app.parts.activator.held)
     spared = await world.get("/reports/de", token=token)
     place = place_of(spared)
     assert spared.field("preference-applied") is None
+    world.faas.awake[key] = 1
     assert (await waiting).status == 200
     assert (await fetched(world, place, token=token)).status == 200
     assert len(asked(world)) == 2
@@ -241,11 +249,12 @@ async def test_what_overflows_is_answered_later(world: World) -> None:
 
 async def test_a_caller_has_so_many_under_way(world: World) -> None:
     """max_async: of its address, for nobody in particular; it may go on when one is done."""
-    world.faas.add("survey-submit", "acme", replicas=0, start_s=0.5)
+    key = world.faas.add("survey-submit", "acme", replicas=0, start_s=60)
     places = [place_of(await submit(world, ASYNC)) for _ in range(3)]
     refused = await submit(world, ASYNC)
     assert (refused.status, refused.reason) == (429, "queue-full")
     assert refused.field("retry-after")
+    world.faas.awake[key] = 1
     for place in places:
         await fetched(world, place)
     place_of(await submit(world, ASYNC))
@@ -253,12 +262,13 @@ async def test_a_caller_has_so_many_under_way(world: World) -> None:
 
 async def test_who_may_no_longer_is_refused_when_it_runs(world: World) -> None:
     """A role that is taken away meanwhile: the result is that refusal, and the function never saw the request."""
-    world.faas.add("survey-report", "acme", replicas=0, start_s=5)
+    key = world.faas.add("survey-report", "acme", replicas=0, start_s=60)
     token = world.token()
     place = place_of(await world.get("/reports/es", token=token, fields=[ASYNC]))
     file = world.policies / "acme.yaml"
     file.write_text(file.read_text().replace("groups: [analysts]", "groups: [others]"))
     assert await world.app.parts.folder.reload()
+    world.faas.awake[key] = 1
     answer = await fetched(world, place, token=token)
     assert (answer.status, answer.reason) == (403, "no-rule-allows")
     assert json.loads(answer.body)["reason"] == "no-rule-allows"
@@ -284,7 +294,7 @@ async def test_a_burst_of_requests_for_later_leaves_nothing(world: World) -> Non
 @pytest.mark.redis
 async def test_a_result_is_fetched_wherever_it_is_asked_for(written: Path) -> None:
     """Two Porteros with one Redis: accepted at one, fetched at the other, kept over the end of the first."""
-    with redis_server() as redis:
+    with redis_server() as redis, patience_with_redis():
         async with running_world(written, redis=redis.url) as world:
             world.faas.add("survey-submit", "acme")
             settings: dict[str, Any] = {

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 
+from tests.fakes.jobs import until
 from tests.fakes.openfaas import Invocation
 from tests.fakes.world import World, request_bytes, running_world, send_raw
 
@@ -20,12 +21,13 @@ async def world() -> AsyncIterator[World]:
 
 async def test_a_thousand_requests_wake_a_function_once(world: World) -> None:
     """1,000 at once: one wake call, none answered before the function is ready, each answered by its deadline."""
+    await change_policy(world, "max_wait: 10s", "max_wait: 30s")
     key = world.faas.add("survey-report", "acme", replicas=0, start_s=1.0)
     token = world.token()
     started = time.monotonic()
 
     async def one() -> tuple[int, str | None, float]:
-        answer = await send_raw(world.app.public_address, request_bytes("GET /reports/es", token=token), timeout_s=15)
+        answer = await send_raw(world.app.public_address, request_bytes("GET /reports/es", token=token), timeout_s=40)
         assert answer is not None
         return answer.status, answer.reason, time.monotonic() - started
 
@@ -33,7 +35,7 @@ async def test_a_thousand_requests_wake_a_function_once(world: World) -> None:
     assert Counter(status for status, _, _ in results) == {200: 1000}
     assert world.faas.wake_calls == [key]
     assert min(after for _, _, after in results) >= 1.0
-    assert max(after for _, _, after in results) <= 11.0
+    assert max(after for _, _, after in results) <= 31.0
     assert len(world.faas.requests) == 1000
 
 
@@ -54,7 +56,7 @@ async def test_nobody_waits_past_the_deadline(world: World) -> None:
     answers = await asyncio.gather(*(world.get("/reports/es", token=token) for _ in range(50)))
     assert {answer.reason for answer in answers} == {"cold-start-timeout"}
     assert all(answer.field("retry-after") for answer in answers)
-    assert 1.0 <= time.monotonic() - started < 2.5
+    assert 1.0 <= time.monotonic() - started < 8.0  # ten with the policy of before, sixty until it were awake
     assert not world.faas.requests
 
 
@@ -103,10 +105,7 @@ async def test_impatient_clients_leave_nothing_behind(world: World) -> None:
         most = max(most, parts.activator.held)
         await asyncio.sleep(0.005)
     await asyncio.gather(*tasks)
-    deadline = time.monotonic() + 2
-    while parts.activator.held or parts.metrics.held_body_bytes.value() or len(parts.live):
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
+    await until(lambda: not (parts.activator.held or parts.metrics.held_body_bytes.value() or len(parts.live)))
     assert 0 < most <= 100
     assert parts.metrics.held_requests.value(("acme",)) == 0
     assert parts.activator.held_by_function() == []
@@ -143,38 +142,34 @@ async def test_a_fallback_says_how_long_its_caller_waited(world: World) -> None:
     answer = await world.get("/reports/es", token=world.token())
     assert answer.status == 200
     [timing] = answer.all("server-timing")
-    assert 290 <= int(timing.removeprefix("hold;dur=")) < 2000
+    assert 290 <= int(timing.removeprefix("hold;dur=")) < 10_000
 
 
 async def test_a_client_that_leaves_is_forgotten(world: World) -> None:
     """Its place is free at once, also when its body is unread, and the function never sees the request."""
-    world.faas.add("survey-submit", "acme", replicas=0, start_s=1.0)
+    key = world.faas.add("survey-submit", "acme", replicas=0, start_s=60)
     body = request_bytes("POST /function/survey-submit", body=b"x" * 1000)
     writers = []
     for _ in range(20):
         _, writer = await asyncio.open_connection(*world.app.public_address)
         writer.write(body)
         writers.append(writer)
-    deadline = time.monotonic() + 5
-    while world.app.parts.activator.held < 20:
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
+    await until(lambda: world.app.parts.activator.held == 20)
     for writer in writers:
         writer.close()
-    left_at = time.monotonic()
-    while world.app.parts.activator.held:
-        assert time.monotonic() - left_at < 1.0
-        await asyncio.sleep(0.005)
-    await asyncio.sleep(1.2)
+    await until(lambda: not world.app.parts.activator.held)  # who is not noticed is held for thirty seconds
+    world.faas.awake[key] = 1
+    await asyncio.sleep(0.3)
     assert not world.faas.requests
 
 
 async def test_a_policy_that_changes_while_held_is_asked_again(world: World) -> None:
     """A role that is taken away while its holder waits lets nobody in."""
-    world.faas.add("survey-report", "acme", replicas=0, start_s=6)
+    key = world.faas.add("survey-report", "acme", replicas=0, start_s=60)
     waiting = asyncio.create_task(world.get("/reports/es", token=world.token()))
-    await asyncio.sleep(0.3)
+    await until(lambda: world.app.parts.activator.held)
     await change_policy(world, "groups: [analysts]", "groups: [others]")
+    world.faas.awake[key] = 1
     answer = await waiting
     assert (answer.status, answer.reason) == (403, "no-rule-allows")
     assert not world.faas.requests
@@ -204,11 +199,12 @@ async def test_what_runs_is_paced_by_ready_replicas(world: World) -> None:
     assert world.faas.max_in_flight(key) <= 10
 
 
-async def test_a_stop_tells_those_who_are_held(world: World) -> None:
+async def test_a_stop_tells_those_who_are_held(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the drain deadline a held request is answered 503 draining with Retry-After, not cut."""
+    monkeypatch.setattr("authproxy.edges.public.REFUSING_S", 5.0)  # of a process that may be stopped meanwhile
     world.faas.add("survey-report", "acme", replicas=0, start_s=60)
     waiting = asyncio.create_task(world.get("/reports/es", token=world.token()))
-    await asyncio.sleep(0.3)
+    await until(lambda: world.app.parts.activator.held)
     await world.app.stop(0.2)
     answer = await waiting
     assert (answer.status, answer.reason) == (503, "draining")
@@ -217,13 +213,19 @@ async def test_a_stop_tells_those_who_are_held(world: World) -> None:
 
 async def test_what_runs_finishes_before_a_stop(world: World) -> None:
     """A request that is at its function when the process is told to stop gets its answer."""
+    has_begun, may_end = asyncio.Event(), asyncio.Event()
 
     async def slow(_invocation: Invocation) -> web.StreamResponse:
-        await asyncio.sleep(0.5)
+        has_begun.set()
+        await may_end.wait()
         return web.Response(text="done")
 
     world.faas.add("survey-web", "acme", handler=slow)
     running = asyncio.create_task(world.get("/function/survey-web"))
-    await asyncio.sleep(0.25)
-    await world.app.stop(5)
+    await has_begun.wait()
+    stopping = asyncio.create_task(world.app.stop(30))
+    await asyncio.sleep(0.2)
+    assert not stopping.done()
+    may_end.set()
     assert (await running).body == b"done"
+    await stopping
