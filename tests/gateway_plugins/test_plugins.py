@@ -25,6 +25,7 @@ from policies.principal import Principal
 from policies.problem import problem
 from policies.request import Head
 from policies.stages import Earlier, Stage
+from tests.fakes.identity import Clock
 from tests.fakes.plugins import PASS, REQUEST_ID, Played, Told, a_passed, an_undecided, facts_of, play
 from tests.fakes.tenancy import a_function, a_head, a_tenant
 
@@ -143,12 +144,15 @@ async def test_the_log_says_that_the_pre_function_did_not_run(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once a second, not once a request."""
-    monkeypatch.setattr("gateway_plugins.steps._throttle._second", -10.0)
-    monkeypatch.setattr("gateway_plugins.steps._throttle._written", 0)
-    for _ in range(5):
-        await event(made("portero"), Told(), {FACTS: None})
+    clock = Clock()
+    for name, value in (("_clock", clock), ("_second", 0.0), ("_written", 0)):
+        monkeypatch.setattr(f"gateway_plugins.steps._throttle.{name}", value)
+    for _ in range(2):
+        for _ in range(5):
+            await event(made("portero"), Told(), {FACTS: None})
+        clock.pass_s(1)
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1
+    assert len(lines) == 2
     assert "pre-function did not run" in lines[0]
 
 
