@@ -87,7 +87,7 @@ class KilledWorld:
 
 
 @contextlib.asynccontextmanager
-async def killed_world(source: Path = PLAIN, *, read_timeout_s: float = 0.4) -> AsyncIterator[KilledWorld]:
+async def killed_world(source: Path = PLAIN, *, read_timeout_s: float = 10.0) -> AsyncIterator[KilledWorld]:
     """The plugin server runs; ``read_timeout_s`` is Kong's patience with it."""
     with tempfile.TemporaryDirectory(prefix="portero-kong-") as name:
         folder = Path(name)

@@ -56,17 +56,22 @@ async def test_two_hundred_requests_wake_a_function_once(door: Door) -> None:
 
 async def test_half_of_the_callers_leave(door: Door) -> None:
     """Whose client has gone gives up its place; the others are answered, the function sees only those."""
-    door.world.faas.add("survey-report", "acme", replicas=0, start_s=0.6)
-    token = door.world.token()
+    key = door.world.faas.add("survey-report", "acme", replicas=0, start_s=60)
+    token, activator = door.world.token(), door.world.app.parts.activator
 
     async def leaving() -> None:
         async with door.client() as client:
             await client.send(door.sent_on(await door.judged("GET /reports/es", token=token)))
-            await until(lambda: door.world.app.parts.activator.held)
-            await asyncio.sleep(0.1)
+            await until(lambda: activator.held == 80)
+            await asyncio.sleep(0.1)  # nobody leaves before all have seen that
+
+    async def waking() -> None:
+        await until(lambda: activator.held == 80)
+        await until(lambda: activator.held == 40 and door.world.faas.wake_calls)
+        door.world.faas.awake[key] = 1
 
     staying = [one(door, token) for _ in range(40)]
-    results = await asyncio.gather(*staying, *(leaving() for _ in range(40)))
+    results = await asyncio.gather(*staying, *(leaving() for _ in range(40)), waking())
     assert [result[0] for result in results if result is not None] == [200] * 40
     assert len(door.world.faas.requests) == 40
     assert len(door.world.faas.wake_calls) == 1
@@ -93,7 +98,7 @@ def passes_of(world: KongWorld) -> Passes:
     return passes
 
 
-async def test_a_cold_function_behind_kong(kong: KongWorld) -> None:
+async def test_a_cold_function_behind_kong(kong: KongWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """200 requests through Kong: one wake, all answered, each in its caller's name."""
     key = kong.faas.add("survey-report", "acme", replicas=0, start_s=0.6)
     tokens = [kong.token(f"caller-{number}") for number in range(10)]
@@ -110,6 +115,7 @@ async def test_a_cold_function_behind_kong(kong: KongWorld) -> None:
     assert kong.trace.target == kong.app.public_address
     activator: Any = kong.app.parts.activator
     usual = activator._clock
+    monkeypatch.setattr("policies.coldstart.FRESH_S", 600.0)  # what is found awake from now on stays known to be
     activator._clock = activator._tools.clock = lambda: usual() + STARTING_S
     for _ in range(2):  # the first one asks whether it is awake
         assert (await kong.get("/reports/es", token=tokens[0])).status == 200
