@@ -7,18 +7,21 @@ Every test ends with an honest request that is served. Client and server share a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import gzip
+import itertools
 import resource
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 import pytest_asyncio
 
+from authproxy.edges.public import PublicEdge
 from tests.attacks.test_smuggling import POST
 from tests.fakes.raw_client import RawClient
 from tests.fakes.siege import Siege, besieged, split_answers
@@ -32,12 +35,33 @@ REFUSED: Final = b"GET /function/survey-report HTTP/1.1\r\nHost: acme.test\r\n"
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def siege() -> AsyncIterator[Siege]:
-    """A Portero with little patience."""
-    async with besieged(body_timeout=0.5, keepalive=1.0, max_connections=1500) as running:
-        edge = running.world.app._public
-        assert edge is not None
-        edge.head_timeout_s = 0.5
+    """A Portero with the usual patience, but for tests that shorten it for those they attack with."""
+    async with besieged(max_connections=1500) as running:
         yield running
+
+
+def edge_of(siege: Siege) -> PublicEdge:
+    edge = siege.world.app._public
+    assert edge is not None
+    return edge
+
+
+@contextlib.contextmanager
+def patience(siege: Siege, name: str, seconds: float) -> Iterator[None]:
+    """One of the edge's: honest clients send whole requests at once, so that it does not concern them."""
+    edge = edge_of(siege)
+    usual = getattr(edge, name)
+    setattr(edge, name, seconds)
+    try:
+        yield
+    finally:
+        setattr(edge, name, usual)
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not is_so():  # noqa: ASYNC110  # sockets bring it about
+            await asyncio.sleep(0.005)
 
 
 def resident_bytes() -> int:
@@ -64,24 +88,26 @@ async def leave(clients: list[RawClient]) -> None:
 
 
 async def test_slow_heads_are_cut_off(siege: Siege) -> None:
-    """Slowloris, 300 at once, one byte after another: 408, on time, while honest clients are served."""
+    """Slowloris, 300 at once, one byte after another without end: 408, on time, while honest clients are served."""
     siege.forget()
-    began = time.monotonic()
-    clients = await crowd(siege, 300, GET[:1])
+    with patience(siege, "head_timeout_s", 0.5):
+        clients = await crowd(siege, 300, GET[:1])
 
-    async def trickle() -> None:
-        for byte in GET[1:] * 2:
-            for client in clients:
-                if not client.writer.transport.is_closing():
-                    client.writer.write(bytes((byte,)))
-            await asyncio.sleep(0.05)
+        async def trickle() -> None:
+            for byte in itertools.chain(GET[1:], b"X: ", itertools.repeat(b"a"[0])):
+                for client in clients:
+                    if not client.writer.transport.is_closing():
+                        client.writer.write(bytes((byte,)))
+                await asyncio.sleep(0.05)
 
-    trickling = asyncio.create_task(trickle())
-    await siege.still_serves()
-    siege.forget()
-    wires = await asyncio.gather(*(client.until_end() for client in clients))
-    trickling.cancel()
-    assert time.monotonic() - began < 5
+        trickling, began = asyncio.create_task(trickle()), time.monotonic()
+        try:
+            await siege.still_serves()
+            siege.forget()
+            wires = await asyncio.gather(*(client.until_end() for client in clients))
+        finally:
+            trickling.cancel()
+    assert time.monotonic() - began < 10, "the usual patience is 15 s"
     assert {answer.reason for wire in wires for answer in split_answers(wire)} == {"request-timeout"}
     assert sum(map(bool, wires)) > 290, "a reset may eat an answer, but not many"
     siege.check_untouched()
@@ -92,8 +118,9 @@ async def test_slow_heads_are_cut_off(siege: Siege) -> None:
 async def test_slow_bodies_are_408(framing: bytes, siege: Siege) -> None:
     """And the function never gets an end of what had none."""
     siege.forget()
-    clients = await crowd(siege, 50, POST + framing + b"abc")
-    wires = await asyncio.gather(*(client.until_end() for client in clients))
+    with patience(siege, "body_timeout_s", 0.5):  # usually 30 s
+        clients = await crowd(siege, 50, POST + framing + b"abc")
+        wires = await asyncio.gather(*(client.until_end() for client in clients))
     for wire in wires:
         (answer,) = split_answers(wire)
         assert (answer.status, answer.reason) == (408, "request-timeout")
@@ -109,23 +136,21 @@ async def test_a_slow_body_of_a_refused_request_is_not_waited_for(siege: Siege) 
     began = time.monotonic()
     answer = await siege.refused(REFUSED + b"Content-Length: 1000000\r\n\r\nabc", "credential-missing")
     assert answer.field("connection") == "close"
-    assert time.monotonic() - began < 0.4
+    assert time.monotonic() - began < 8, "it was cut off, and not left"
 
 
 async def test_idle_connections_are_closed_and_cost_little(siege: Siege) -> None:
     """1,000 that say nothing: at most 24 KiB each for both ends, gone after the keep-alive time."""
     before = resident_bytes()
-    clients = await crowd(siege, 1000, b"")
+    with patience(siege, "keepalive_s", 1.0):
+        clients = await crowd(siege, 1000, b"")
+        await until(lambda: edge_of(siege).connections + sum(one.reader.at_eof() for one in clients) >= 1000)
     await siege.still_serves()
     assert resident_bytes() - before < 1000 * 24 * 1024 + 8 * MIB
-    began = time.monotonic()
     wires = await asyncio.gather(*(client.until_end() for client in clients))
     assert Counter(wires) == {b"": 1000}
-    assert time.monotonic() - began < 4
     await leave(clients)
-    edge = siege.world.app._public
-    assert edge is not None
-    assert edge.connections <= 1
+    await until(lambda: edge_of(siege).connections <= 1)
     await siege.still_serves()
 
 
@@ -133,10 +158,11 @@ async def test_unfinished_heads_are_bounded(siege: Siege) -> None:
     """200 heads of 60 KB without an end: 12 MB at most, given back when they are gone."""
     before = resident_bytes()
     wire = GET + b"".join(b"X-%d: %b\r\n" % (number, b"a" * 1000) for number in range(59))
-    clients = await crowd(siege, 200, wire)
-    await asyncio.sleep(0.2)
-    assert resident_bytes() - before < 64 * MIB
-    await asyncio.gather(*(client.until_end() for client in clients))
+    with patience(siege, "head_timeout_s", 1.0):
+        clients = await crowd(siege, 200, wire)
+        await asyncio.sleep(0.2)
+        assert resident_bytes() - before < 64 * MIB
+        await asyncio.gather(*(client.until_end() for client in clients))
     await leave(clients)
     await siege.still_serves()
 
@@ -223,11 +249,12 @@ async def test_connections_beyond_the_cap_are_told_so() -> None:
     """503 overloaded with Retry-After at once; a place that becomes free is given to the next one."""
     async with besieged(max_connections=20) as siege:
         clients = await crowd(siege, 20, b"")
-        await asyncio.sleep(0.05)
+        await until(lambda: edge_of(siege).connections == 20)
         answer = (await siege.throw(b"")).only
         assert (answer.status, answer.reason) == (503, "overloaded")
         assert answer.field("retry-after")
         await leave(clients[:5])
+        await until(lambda: edge_of(siege).connections == 15)
         await siege.still_serves()
         await leave(clients)
 

@@ -55,7 +55,7 @@ class RawClient:
         return await self.answer()
 
     async def head(self) -> tuple[int, list[tuple[str, str]]]:
-        block = (await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 10)).decode("latin-1")
+        block = (await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 20)).decode("latin-1")
         first, *lines = block[:-4].split("\r\n")
         pairs = [line.partition(": ") for line in lines]
         return int(first.split(" ")[1]), [(name.lower(), value) for name, _, value in pairs]
