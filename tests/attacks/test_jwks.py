@@ -17,6 +17,7 @@ from policies.principal import Principal
 from policies.tables import TenantTable
 from tests.fakes.evil_provider import DISCOVERY_LIES, LIES, NEVER_LEARNED, EvilProvider
 from tests.fakes.identity import Clock, a_provider, a_request, a_tenant, an_identity
+from tests.fakes.patient_http import PatientHttp
 from tests.fakes.provider import FakeProvider, Key, compact
 
 EVERY_LIE = LIES + DISCOVERY_LIES
@@ -43,8 +44,8 @@ async def provider(elsewhere: FakeProvider, clock: Clock) -> AsyncIterator[EvilP
 
 
 @pytest.fixture
-async def identity(clock: Clock) -> AsyncIterator[BearerIdentity]:
-    made = an_identity(clock, timeout_s=0.3)
+async def identity(clock: Clock, provider: EvilProvider) -> AsyncIterator[BearerIdentity]:
+    made = an_identity(clock, http=PatientHttp(provider.is_silent, timeout_s=0.3))
     yield made
     await made.close()
 
@@ -76,7 +77,7 @@ async def test_a_lie_at_the_first_fetch_gives_no_key(
     assert isinstance(answer, Deny)
     assert answer.reason is Reason.KEYS_UNAVAILABLE
     assert answer.retry_after_s is not None
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 10, "an unbounded one would take a minute"
     assert not elsewhere.requests
     assert provider.requests["other"] == 0
     assert NEVER_LEARNED.jwk()["x"] not in caplog.text
@@ -113,7 +114,7 @@ async def test_an_endless_answer_is_read_no_further_than_its_bound(
     provider.lie = "endless"
     started = time.monotonic()
     assert isinstance(await identity.identify(tenant, a_request(provider.mint()), clock.now), Deny)
-    assert time.monotonic() - started < 0.3
+    assert time.monotonic() - started < 10, "the bound on time is 20 s here"
     assert provider.requests["pieces"] < 400
 
 

@@ -32,6 +32,7 @@ from tests.fakes.login_provider import (
     a_login,
     secrets_folder,
 )
+from tests.fakes.patient_http import PatientHttp
 from tests.fakes.provider import Key, compact
 
 HOSTILE: dict[str, dict[str, Any]] = {
@@ -146,8 +147,9 @@ async def provider(clock: Clock, elsewhere: LoginProvider) -> AsyncIterator[Evil
 
 
 @pytest.fixture
-async def client(clock: Clock, tmp_path: Path) -> AsyncIterator[OidcClient]:
-    async with a_running_client(secrets_folder(tmp_path), clock, timeout_s=0.4) as running:
+async def client(clock: Clock, tmp_path: Path, provider: EvilLogin) -> AsyncIterator[OidcClient]:
+    http = PatientHttp(provider.is_silent, timeout_s=0.4)
+    async with a_running_client(secrets_folder(tmp_path), clock, timeout_s=0.4, http=http) as running:
         yield running
 
 
@@ -328,7 +330,7 @@ async def test_a_token_endpoint_that_lies_gives_no_login(
     started = time.monotonic()
     with caplog.at_level(logging.DEBUG), pytest.raises(ProviderUnavailable) as caught:
         await log_in(client, tenant, clock)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 10, "an unbounded one would take a minute"
     assert not elsewhere.asked
     assert not elsewhere.requests
     for secret in (CODE, VERIFIER, "s3cr&t", "eyJ", "refresh-"):

@@ -19,6 +19,8 @@ from aiohttp import web
 from tests.fakes.login_provider import NONCE, LoginProvider
 from tests.fakes.provider import Key, b64, compact
 
+SILENT: frozenset[str] = frozenset({"hang", "drip"})
+"""Lies that take all of the listener's patience."""
 Members = dict[str, Any]
 Forge = Callable[[Members, Members, Key], str]
 OTHER_KEY = Key("k1", "EC", 77)
@@ -32,6 +34,10 @@ class EvilLogin(LoginProvider):
     forge: Forge | None = None
     elsewhere: str = ""
     """Where redirects lead."""
+
+    def is_silent(self, url: str) -> bool:
+        """Whether the lie is that nothing whole comes from ``url``."""
+        return self.lie in SILENT and url == f"{self.issuer}/{self.at}"
 
     def id_token(self, access_token: str, nonce: str | None = NONCE) -> str:
         if self.forge is None:

@@ -26,6 +26,10 @@ class EvilProvider(FakeProvider):
     elsewhere: str = ""
     """Where redirects and foreign jwks_uri lead."""
 
+    def is_silent(self, url: str) -> bool:
+        """Whether the lie is that nothing whole comes from ``url``."""
+        return self.lie in {"hang", "drip"} and url == self.jwks_uri
+
     async def discovery(self, request: web.Request) -> web.StreamResponse:
         honest = {"issuer": self.issuer, "jwks_uri": self.jwks_uri}
         match self.lie:

@@ -35,8 +35,10 @@ async def a_running_client(
     timeout_s: float = 5.0,
     grant_timeout_s: float | None = None,
     metrics: ClientMetrics | None = None,
+    http: ProviderHttp | None = None,
 ) -> AsyncIterator[OidcClient]:
-    http = ProviderHttp(allow_loopback_http=True, timeout_s=timeout_s)
+    """``http``: in place of one with ``timeout_s``; it is closed with the client."""
+    http = http or ProviderHttp(allow_loopback_http=True, timeout_s=timeout_s)
     files = Secrets(secrets)
     trust = TrustStore(
         lambda tenant, provider: JwksCache(tenant, provider, http, clock=clock),
