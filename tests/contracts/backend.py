@@ -20,9 +20,8 @@ from authproxy.upstream.departure import Destination
 from policies.errors import BackendUnavailable
 from policies.tables import Place
 
-MAX_CALL_S = 3.5
-"""No call of a backend takes longer, whatever the platform does."""
-MAX_PROBE_S = 1.5
+MAX_CALL_S = 10.0
+"""No call of a hurried backend takes longer, whatever the platform does; a machine may stand still meanwhile."""
 TROUBLES = ("stop", "break_api", "hang_api", "talk_nonsense")
 
 
@@ -31,6 +30,9 @@ class World:
     """A platform with one function that is awake; one that sleeps and none called ``missing`` where it can tell."""
 
     backend: Backend
+    """One that waits for seconds: nothing that it is told comes too late."""
+    hurried: Backend
+    """The same with the patience of a fraction of a second, for a platform that is silent."""
     namespace: str
     awake: str
     asleep: str | None = None
@@ -65,7 +67,7 @@ class BackendContract:
     async def test_a_sleeping_function_exists_without_replicas(self, world: World) -> None:
         """Asleep is not missing."""
         if world.asleep is not None:
-            assert await world.backend.readiness(world.namespace, world.asleep) == Readiness(0, does_exist=True)
+            assert await world.hurried.readiness(world.namespace, world.asleep) == Readiness(0, does_exist=True)
 
     async def test_a_function_that_is_not_there(self, world: World) -> None:
         """The platform's own word for it is an answer, no failure."""
@@ -91,14 +93,14 @@ class BackendContract:
             await result
         started = time.monotonic()
         try:
-            readiness = await world.backend.readiness(world.namespace, world.awake)
+            readiness = await world.hurried.readiness(world.namespace, world.awake)
         except BackendUnavailable:
             pass
         else:
             assert trouble not in world.unknowable
             assert readiness.does_exist
         try:
-            await world.backend.wake(world.namespace, world.asleep or world.awake)
+            await world.hurried.wake(world.namespace, world.asleep or world.awake)
         except BackendUnavailable:
             pass
         else:
@@ -120,9 +122,9 @@ class BackendContract:
         """Ready for the platform, and yet not there: whoever is let in now would be let down."""
         world.mute()
         started = time.monotonic()
-        assert await world.backend.probe(world.namespace, world.awake, "/") is False
-        assert await world.backend.probe(world.namespace, world.awake, "") is True
-        assert time.monotonic() - started < MAX_PROBE_S
+        assert await world.hurried.probe(world.namespace, world.awake, "/") is False
+        assert await world.hurried.probe(world.namespace, world.awake, "") is True
+        assert time.monotonic() - started < MAX_CALL_S
 
     async def test_a_sleeping_function_is_not_reached_unless_the_probe_woke_it(self, world: World) -> None:
         """Where any request wakes, a probe does."""
@@ -134,8 +136,8 @@ class BackendContract:
         await world.stop()
         started = time.monotonic()
         with suppress(BackendUnavailable):
-            assert await world.backend.probe(world.namespace, world.awake, "/") is False
-        assert time.monotonic() - started < MAX_PROBE_S
+            assert await world.hurried.probe(world.namespace, world.awake, "/") is False
+        assert time.monotonic() - started < MAX_CALL_S
 
     @pytest.mark.parametrize(
         "path", ["x", "/a b", "/%2e%2e/b", "/../b", "/a/..", "/.", "/a//b", "/a\r\nX: y", "/#a", "/é", "http://x/"]

@@ -1,4 +1,8 @@
-"""Anything that speaks HTTP as a backend, against a server that knows no functions platform."""
+"""
+Anything that speaks HTTP as a backend, against a server that knows no functions platform.
+
+Longer than other modules: two ways to learn whether it is ready, and all that an address could lead to.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +28,15 @@ from tests.fakes.http_service import FakeHttpService
 from tests.fakes.places import place, tenant
 
 EACH = "/{namespace}/{function}"
-TIMES = {"timeout_s": 0.3, "probe_timeout_s": 0.3}
+PATIENT_S = 20.0
+HURRIED_S = 0.3
 
 
-def backend(url: str, *, files: dict[str, bytes] | None = None, **spec: Any) -> HttpBackend:
+def backend(
+    url: str, *, files: dict[str, bytes] | None = None, patience_s: float = PATIENT_S, **spec: Any
+) -> HttpBackend:
     made = BackendSpec("web", "http", url, "admin" if files else None, **spec)
-    return HttpBackend(made, (files or {}).__getitem__, **TIMES)
+    return HttpBackend(made, (files or {}).__getitem__, timeout_s=patience_s, probe_timeout_s=patience_s)
 
 
 @pytest.fixture
@@ -38,7 +45,7 @@ async def service() -> AsyncIterator[FakeHttpService]:
         yield fake
 
 
-def world_of(made: HttpBackend, service: FakeHttpService, **differing: Any) -> World:
+def world_of(made: HttpBackend, hurried: HttpBackend, service: FakeHttpService, **differing: Any) -> World:
     def break_api() -> None:
         service.status = service.wake_status = 500
 
@@ -52,7 +59,7 @@ def world_of(made: HttpBackend, service: FakeHttpService, **differing: Any) -> W
         service.is_mute = True
 
     return World(
-        backend=made, namespace="acme", awake="awake", place=place, unknowable=frozenset(),
+        backend=made, hurried=hurried, namespace="acme", awake="awake", place=place, unknowable=frozenset(),
         stop=service.stop, break_api=break_api, hang_api=hang_api, talk_nonsense=talk_nonsense, mute=mute,
         **differing,
     )  # fmt: skip
@@ -63,9 +70,13 @@ class TestProbed(BackendContract):
 
     @pytest.fixture
     async def world(self, service: FakeHttpService) -> AsyncIterator[World]:
-        made = backend(service.url + EACH, probe="/health", wake_url=service.url + "/wake")
-        yield world_of(made, service, asleep="asleep")
+        made, hurried = (
+            backend(service.url + EACH, patience_s=patience_s, probe="/health", wake_url=service.url + "/wake")
+            for patience_s in (PATIENT_S, HURRIED_S)
+        )
+        yield world_of(made, hurried, service, asleep="asleep")
         await made.close()
+        await hurried.close()
 
 
 class TestFixed(BackendContract):
@@ -73,9 +84,12 @@ class TestFixed(BackendContract):
 
     @pytest.fixture
     async def world(self, service: FakeHttpService) -> AsyncIterator[World]:
-        made = backend(service.url + "/acme/awake")
-        yield world_of(made, service, unwakeable=frozenset())
+        made, hurried = (
+            backend(service.url + "/acme/awake", patience_s=patience_s) for patience_s in (PATIENT_S, HURRIED_S)
+        )
+        yield world_of(made, hurried, service, unwakeable=frozenset())
         await made.close()
+        await hurried.close()
 
 
 # -- where ------------------------------------------------------------------------------------------
@@ -191,6 +205,7 @@ async def test_silence_of_one_that_was_ready_cannot_be_known(service: FakeHttpSe
     made = backend(service.url + EACH, probe="/health")
     assert await made.readiness("acme", "awake") == Readiness(1)
     service.is_mute = True
+    made._api._probe_timeout_s = HURRIED_S
     with pytest.raises(BackendUnavailable):
         await made.readiness("acme", "awake")
     assert await made.readiness("acme", "asleep") == Readiness(0)
@@ -207,7 +222,7 @@ async def test_a_port_that_takes_no_connection_in_time_is_not_ready(monkeypatch:
         return None, Mock()
 
     monkeypatch.setattr(asyncio, "open_connection", connect)
-    made = backend("http://127.0.0.1:1")
+    made = backend("http://127.0.0.1:1", patience_s=HURRIED_S)
     assert await made.readiness("acme", "f") == Readiness(0)
     is_full = False
     assert await made.readiness("acme", "f") == Readiness(1)
@@ -312,7 +327,7 @@ async def test_an_answer_without_end_costs_little(head: bytes, endless: bytes) -
     made = backend(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", probe="/up")
     begun = asyncio.get_running_loop().time()
     assert await made.readiness("acme", "f") == Readiness(0)
-    assert asyncio.get_running_loop().time() - begun < 0.2
+    assert asyncio.get_running_loop().time() - begun < 10, "a probe may take twenty"
     assert sent < 16 * 1024 * 1024
     server.close()
     await made.close()

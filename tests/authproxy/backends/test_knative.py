@@ -40,13 +40,15 @@ INGRESS = "http://kourier.kourier-system"
 LOCAL = "http://{function}.{namespace}.svc.cluster.local"
 DOMAIN = "fn.example"
 TOKEN = "service-account-token"
-TIMES: dict[str, Any] = {"api_timeout_s": 0.3, "probe_timeout_s": 0.3, "wake_timeout_s": 0.2}
+PATIENT: dict[str, Any] = {"api_timeout_s": 20, "probe_timeout_s": 20, "wake_timeout_s": 20}
+HURRIED: dict[str, Any] = {"api_timeout_s": 0.3, "probe_timeout_s": 0.3, "wake_timeout_s": 0.2}
 
 
 def backend(
     url: str = INGRESS, *, domain: str | None = DOMAIN, probe: str | None = None, **changed: Any
 ) -> KnativeBackend:
-    return KnativeBackend(BackendSpec("kn", "knative", url, None, domain=domain, probe=probe), no_secrets, **changed)
+    spec = BackendSpec("kn", "knative", url, None, domain=domain, probe=probe)
+    return KnativeBackend(spec, no_secrets, **(PATIENT | changed))
 
 
 def kubeconfig(url: str) -> bytes:
@@ -63,7 +65,7 @@ def kubeconfig(url: str) -> bytes:
 def backend_of(cluster: FakeKnative, **changed: Any) -> KnativeBackend:
     """One that may ask the cluster's API."""
     spec = BackendSpec("kn", "knative", cluster.url, None, domain=DOMAIN, cluster="kubeconfig")
-    return KnativeBackend(spec, lambda _: kubeconfig(cluster.api_url), **(TIMES | changed))
+    return KnativeBackend(spec, lambda _: kubeconfig(cluster.api_url), **(PATIENT | changed))
 
 
 def request(*fields: tuple[bytes, bytes]) -> AccessRequest:
@@ -97,7 +99,7 @@ async def cluster() -> AsyncIterator[FakeKnative]:
         yield fake
 
 
-def world_of(made: KnativeBackend, cluster: FakeKnative, **differing: Any) -> World:
+def world_of(made: KnativeBackend, hurried: KnativeBackend, cluster: FakeKnative, **differing: Any) -> World:
     def break_api() -> None:
         cluster.api.status = 500
         cluster.ingress.status = 503
@@ -109,7 +111,7 @@ def world_of(made: KnativeBackend, cluster: FakeKnative, **differing: Any) -> Wo
         cluster.api.body = b'{"status": {"traffic": "much"}}'
 
     return World(
-        backend=made, namespace="acme", awake="awake", asleep="asleep", missing="missing", place=place,
+        backend=made, hurried=hurried, namespace="acme", awake="awake", asleep="asleep", missing="missing", place=place,
         stop=cluster.stop, break_api=break_api, hang_api=hang_api, talk_nonsense=talk_nonsense, mute=cluster.silence,
         **differing,
     )  # fmt: skip
@@ -120,9 +122,10 @@ class TestByClusterApi(BackendContract):
 
     @pytest.fixture
     async def world(self, cluster: FakeKnative) -> AsyncIterator[World]:
-        made = backend_of(cluster)
-        yield world_of(made, cluster)
+        made, hurried = backend_of(cluster), backend_of(cluster, **HURRIED)
+        yield world_of(made, hurried, cluster)
         await made.close()
+        await hurried.close()
 
 
 class TestByProbing(BackendContract):
@@ -131,9 +134,10 @@ class TestByProbing(BackendContract):
     @pytest.fixture
     async def world(self, cluster: FakeKnative) -> AsyncIterator[World]:
         cluster.add("asleep", replicas=0, start_s=0.5)
-        made = backend(cluster.url, **TIMES)
-        yield world_of(made, cluster, unknowable=frozenset({"stop"}), unwakeable=frozenset({"stop"}))
+        made, hurried = backend(cluster.url), backend(cluster.url, **HURRIED)
+        yield world_of(made, hurried, cluster, unknowable=frozenset({"stop"}), unwakeable=frozenset({"stop"}))
         await made.close()
+        await hurried.close()
 
 
 # -- where -----------------------------------------------------------------------------------------
@@ -384,9 +388,9 @@ async def test_asking_the_cluster_wakes_nobody(cluster: FakeKnative) -> None:
 
 async def test_a_wake_is_a_trigger(cluster: FakeKnative) -> None:
     """It is not waited for: two seconds in production, and the autoscaler has heard of it by then."""
-    cluster.add("asleep", replicas=0, start_s=5)
-    made = backend_of(cluster)
-    await asyncio.wait_for(made.wake("acme", "asleep"), 1)
+    cluster.add("asleep", replicas=0, start_s=600)
+    made = backend_of(cluster, wake_timeout_s=2)
+    await asyncio.wait_for(made.wake("acme", "asleep"), 20)
     assert cluster.cold_starts == ["asleep"]
     await made.close()
 
@@ -537,7 +541,7 @@ async def test_asking_about_a_function_in_use_is_harmless() -> None:
     async with FakeKnative() as cluster:
         cluster.add("f")
         clock = Clock()
-        made = backend(cluster.url, clock=clock, **TIMES)
+        made = backend(cluster.url, clock=clock)
         for _ in range(11):
             assert await made.readiness("acme", "f") == Readiness(1)
             clock.now += 1
@@ -550,7 +554,7 @@ async def test_the_platforms_word_ends_what_is_believed() -> None:
     """A function that is not reached is asked again at once."""
     async with FakeKnative() as cluster:
         cluster.add("f")
-        made = backend(cluster.url, **TIMES)
+        made = backend(cluster.url)
         assert await made.readiness("acme", "f") == Readiness(1)
         cluster.sleep("f")
         cluster.queue_depth = 0
@@ -571,7 +575,7 @@ async def test_awake_is_what_the_function_says_itself() -> None:
 
         cluster.add("f", handler=answer)
         clock = Clock()
-        made = backend(cluster.url, clock=clock, **TIMES)
+        made = backend(cluster.url, clock=clock)
         seen = []
         for _ in range(8):
             seen.append((await made.readiness("acme", "f")).ready_replicas)
@@ -584,7 +588,7 @@ async def test_a_question_wakes_and_the_next_finds_it_awake() -> None:
     """What the module warns of: without the cluster's API there is no other way to ask."""
     async with FakeKnative() as cluster:
         cluster.add("f", replicas=0, start_s=0.3)
-        made = backend(cluster.url, **(TIMES | {"probe_timeout_s": 0.1}))
+        made = backend(cluster.url, probe_timeout_s=0.1)
         assert await made.readiness("acme", "f") == Readiness(0)
         assert cluster.cold_starts == ["f"]
         for _ in range(30):
@@ -599,7 +603,7 @@ async def test_with_probes_off_every_function_is_tried() -> None:
     """Nothing is asked; the cluster's activator holds."""
     async with FakeKnative() as cluster:
         cluster.add("f", replicas=0)
-        made = backend(cluster.url, probe="", **TIMES)
+        made = backend(cluster.url, probe="")
         assert await made.readiness("acme", "f") == Readiness(1)
         assert await made.probe("acme", "f", None) is True
         assert not cluster.hosts
@@ -608,7 +612,7 @@ async def test_with_probes_off_every_function_is_tried() -> None:
 
 async def test_probes_say_nothing_of_callers(cluster: FakeKnative) -> None:
     """Path of the setting, our own name, no credential, no field that Knative believes."""
-    made = backend(cluster.url, probe="/healthz?deep=1", **TIMES)
+    made = backend(cluster.url, probe="/healthz?deep=1")
     assert await made.probe("acme", "awake", None)
     assert cluster.requests[0].target == "/healthz?deep=1"
     assert cluster.requests[0].fields == {
@@ -619,7 +623,7 @@ async def test_probes_say_nothing_of_callers(cluster: FakeKnative) -> None:
 
 async def test_what_is_believed_of_functions_is_bounded(cluster: FakeKnative) -> None:
     """A wildcard route to one function does not let callers fill our memory with its names."""
-    made = backend(cluster.url, **TIMES)
+    made = backend(cluster.url)
     made._answered_until.update({("acme", f"f{n}"): 0.0 for n in range(4096)})
     assert await made.readiness("acme", "awake") == Readiness(1)
     assert len(made._answered_until) == 1

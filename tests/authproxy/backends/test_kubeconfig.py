@@ -228,7 +228,7 @@ async def test_the_api_is_verified_and_shown_a_certificate(tmp_path: Path) -> No
         cluster.add("f")
         user = {"client-certificate-data": base64(pair.certificate), "client-key-data": base64(pair.key)}
         document = kubeconfig(cluster.api_url, user, cluster={"certificate-authority-data": base64(keys.authority)})
-        api = ClusterApi("kn", lambda: read(document), timeout_s=2)
+        api = ClusterApi("kn", lambda: read(document), timeout_s=20)
         assert await api.readiness("acme", "f") == Readiness(1)
         await api.close()
 
@@ -238,7 +238,7 @@ async def test_another_authority_gets_no_token(tmp_path: Path) -> None:
     async with FakeKnative(tls=ClusterKeys().server(tmp_path)) as cluster:
         cluster.add("f")
         document = kubeconfig(cluster.api_url, cluster={"certificate-authority-data": base64(ClusterKeys().authority)})
-        api = ClusterApi("kn", lambda: read(document), timeout_s=2)
+        api = ClusterApi("kn", lambda: read(document), timeout_s=20)
         with pytest.raises(BackendUnavailable) as failed:
             await api.readiness("acme", "f")
         assert SECRET not in str(failed.value)

@@ -22,17 +22,20 @@ from policies.decision import Deny, Reason
 from policies.errors import BackendUnavailable, CannotKnow, SettingsError
 from policies.tables import BackendSpec
 from tests.contracts.backend import BackendContract, World
+from tests.fakes.jobs import until
 from tests.fakes.openfaas import FakeOpenFaas, Invocation
 from tests.fakes.places import place
 
 GATEWAY = "http://gateway.openfaas:8080"
+PATIENT: dict[str, Any] = {"timeout_s": 20.0, "probe_timeout_s": 20.0}
 
 
-def backend(url: str = GATEWAY, credentials: tuple[str, str] | None = None, **changed: Any) -> OpenFaasBackend:
+def backend(url: str = GATEWAY, credentials: tuple[str, str] | None = None, **changed: float) -> OpenFaasBackend:
+    times = PATIENT | changed
     if credentials is None:
-        return OpenFaasBackend(BackendSpec("faas", "openfaas", url, None), **changed)
+        return OpenFaasBackend(BackendSpec("faas", "openfaas", url, None), **times)
     files = {"admin": ":".join(credentials).encode()}
-    return OpenFaasBackend(BackendSpec("faas", "openfaas", url, "admin"), secrets(files), **changed)
+    return OpenFaasBackend(BackendSpec("faas", "openfaas", url, "admin"), secrets(files), **times)
 
 
 def secrets(files: dict[str, bytes]) -> ReadSecret:
@@ -69,12 +72,14 @@ class TestOpenFaas(BackendContract):
         def mute() -> None:
             faas.proxy.hangs = True
 
-        made = backend(faas.url, timeout_s=0.3, probe_timeout_s=0.3)
+        made, hurried = backend(faas.url), backend(faas.url, timeout_s=0.3, probe_timeout_s=0.3)
         yield World(
-            backend=made, namespace="acme", awake="awake", asleep="asleep", missing="missing", place=place,
+            backend=made, hurried=hurried, place=place,
+            namespace="acme", awake="awake", asleep="asleep", missing="missing",
             stop=faas.stop, break_api=break_api, hang_api=hang_api, talk_nonsense=talk_nonsense, mute=mute,
         )  # fmt: skip
         await made.close()
+        await hurried.close()
 
 
 # -- the API ------------------------------------------------------------------------------------------
@@ -153,14 +158,17 @@ async def test_a_rotated_password_is_read_when_the_old_one_is_refused() -> None:
     files = {"admin": b"admin:old"}
     async with FakeOpenFaas(credentials=("admin", "new")) as faas:
         faas.add("f", "acme", replicas=0)
-        made = OpenFaasBackend(BackendSpec("faas", "openfaas", faas.url, "admin"), secrets(files))
+        made = OpenFaasBackend(BackendSpec("faas", "openfaas", faas.url, "admin"), secrets(files), **PATIENT)
         files["admin"] = b"half"
         with pytest.raises(BackendUnavailable):
             await made.readiness("acme", "f")
         files["admin"] = b"admin:new"
+        credentials = made._credentials
+        assert asyncio.get_running_loop().time() - credentials._reread_at < 15, "it was read, and when was noted"
+        credentials._reread_at += 600
         with pytest.raises(BackendUnavailable):  # not read again within a second
             await made.readiness("acme", "f")
-        made._credentials._reread_at -= REREAD_PAUSE_S
+        credentials._reread_at -= 600 + REREAD_PAUSE_S
         assert (await made.readiness("acme", "f")).does_exist
         await made.close()
 
@@ -188,7 +196,7 @@ async def test_a_wake_does_not_stop_replicas_that_start(faas: FakeOpenFaas) -> N
     made = backend(faas.url)
     await made.wake("acme", "f")
     await made.wake("acme", "f")
-    await asyncio.sleep(0.2)
+    await until(lambda: faas.awake["f.acme"])
     await made.wake("acme", "f")
     assert await made.readiness("acme", "f") == Readiness(3)
     assert faas.wake_calls == ["f.acme"]
@@ -214,7 +222,7 @@ async def test_a_wake_asks_for_the_functions_own_minimum(faas: FakeOpenFaas, lab
     faas.add("f", "acme", replicas=0, start_s=0.0, labels={"com.openfaas.scale.min": label})
     made = backend(faas.url)
     await made.wake("acme", "f")
-    await asyncio.sleep(0.02)
+    await until(lambda: faas.awake["f.acme"])
     assert await made.readiness("acme", "f") == Readiness(replicas)
     await made.close()
 
@@ -302,10 +310,11 @@ async def test_probes_that_hang_do_not_keep_others_from_being_asked_about(faas: 
     """A tenant with many functions that stay silent is that tenant's trouble."""
     faas.add("f", "acme")
     faas.proxy.hangs = True
-    made = backend(faas.url, timeout_s=0.3, probe_timeout_s=0.5)
+    made = backend(faas.url, probe_timeout_s=2.5)
     probes = [asyncio.create_task(made.probe("acme", "f", None)) for _ in range(2 * MAX_API_CONNECTIONS)]
     await asyncio.sleep(0.1)
     assert await made.readiness("acme", "f") == Readiness(1)
+    assert not any(probe.done() for probe in probes)
     assert await asyncio.gather(*probes) == [False] * len(probes)
     await made.close()
 
@@ -321,7 +330,7 @@ async def test_the_health_path_is_a_setting_of_the_platform(
     """Without one, what every watchdog has; a function's own setting goes before."""
     faas.add("f", "acme")
     faas.has_watchdogs = False
-    made = OpenFaasBackend(BackendSpec("faas", "openfaas", faas.url, None, probe=probe))
+    made = OpenFaasBackend(BackendSpec("faas", "openfaas", faas.url, None, probe=probe), **PATIENT)
     assert await made.probe("acme", "f", None)
     assert await made.probe("acme", "f", "/own")
     assert [seen.target.decode() for seen in faas.requests] == [*asked, "/own"]
@@ -332,14 +341,16 @@ async def test_the_demos_functions_answer_a_probe() -> None:
     """Its platform is OpenFaaS to us; a function that sleeps there is not reached."""
     platform = FunctionsPlatform({"acme": ("survey-web",)}, user="u", password="p", start_delay_s=0, idle_s=None)
     await platform.start()
-    await platform.settled()
-    made = backend(platform.url, ("u", "p"))
-    assert await made.probe("acme", "survey-web", None) is True
-    assert await made.probe("acme", "survey-web", "/no/such/path") is True
-    await platform.sleep("survey-web")
-    assert await made.probe("acme", "survey-web", None) is False
-    await made.close()
-    await platform.stop()
+    try:
+        await platform.settled()
+        made = backend(platform.url, ("u", "p"))
+        assert await made.probe("acme", "survey-web", None) is True
+        assert await made.probe("acme", "survey-web", "/no/such/path") is True
+        await platform.sleep("survey-web")
+        assert await made.probe("acme", "survey-web", None) is False
+        await made.close()
+    finally:
+        await platform.stop()
 
 
 @pytest.mark.parametrize("probe", ["health", "/a b", "/../x", "/%2e"])
@@ -399,6 +410,6 @@ async def test_no_platform_counts_without_end() -> None:
     """Whatever number it says, it stays one that may be multiplied and written down."""
     async with FakeOpenFaas() as faas:
         faas.add("f", "acme", replicas=10**30)
-        made = OpenFaasBackend(BackendSpec("faas", "openfaas", faas.url, None))
+        made = backend(faas.url)
         assert (await made.readiness("acme", "f")).ready_replicas == MAX_REPLICAS
         await made.close()

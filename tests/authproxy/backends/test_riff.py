@@ -58,7 +58,7 @@ class TestRiff(BackendContract):
 
     @pytest.fixture
     async def world(self, riff: FakeRiff) -> AsyncIterator[World]:
-        made = backend(riff.url, timeout_s=0.3)
+        made, hurried = backend(riff.url, timeout_s=20), backend(riff.url, timeout_s=0.3)
 
         def break_api() -> None:
             riff.failure.status = 500
@@ -70,10 +70,11 @@ class TestRiff(BackendContract):
             riff.failure.body = b'{"status": {"UP": true}}'
 
         yield World(
-            backend=made, namespace="default", awake="square", place=at,
+            backend=made, hurried=hurried, namespace="default", awake="square", place=at,
             stop=riff.stop, break_api=break_api, hang_api=hang_api, talk_nonsense=talk_nonsense, mute=lambda: None,
         )  # fmt: skip
         await made.close()
+        await hurried.close()
 
     async def test_a_function_that_is_silent_is_not_reached(self, world: World) -> None:
         """Nobody can tell: a probe would be work for the function, so the gateway is asked instead."""
