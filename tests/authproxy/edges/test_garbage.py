@@ -1,4 +1,8 @@
-"""What an upstream or a client may not do, each with the reason it gets and no half answer completed by us."""
+"""
+What an upstream or a client may not do, each with the reason it gets and no half answer completed by us.
+
+Longer than other modules: two tables of what there is to send.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,9 @@ import asyncio
 import pytest
 
 from policies.decision import Reason
+from policies.tables import Timeouts
 from tests.fakes.front import Front
+from tests.fakes.jobs import until
 from tests.fakes.upstream import Peer
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -53,23 +59,28 @@ async def test_an_answer_that_is_not_valid_http_is_502_garbled(wire: bytes) -> N
         answer = await client.get()
         assert (answer.status, answer.field("x-portero-reason")) == (502, "upstream-garbled")
         assert front.gate.finished[0].failure is Reason.UPSTREAM_GARBLED
-        await asyncio.wait_for(front.upstream.peers[0].saw_end.wait(), 2)
+        await asyncio.wait_for(front.upstream.peers[0].saw_end.wait(), 10)
         assert (await client.get()).status == 502, "the client's connection goes on"
 
 
 async def test_garbage_after_the_head_cuts_the_client_off() -> None:
     """A half-sent answer is never completed: no final chunk, no clean end."""
+    has_come = asyncio.Event()
 
     async def script(peer: Peer) -> None:
         await peer.head()
         await peer.send(OK + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
-        await asyncio.sleep(0.05)
+        await has_come.wait()
         await peer.send(b"zz\r\n")
         await peer.until_end()
 
     async with Front(script) as front, front.client() as client:
+        await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await client.head()
+        assert await client.chunk() == b"abc"
+        has_come.set()
         with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
-            await client.get()
+            await client.chunk()
         assert front.gate.finished[0].failure is Reason.UPSTREAM_GARBLED
 
 
@@ -149,16 +160,20 @@ async def test_a_post_is_not_sent_twice_unless_it_says_it_may(field: bytes, stat
 
 async def test_a_kept_connection_that_dies_in_the_hands_of_the_next_is_tried_once_more() -> None:
     """Who waited for a connection is given one that was used, with the same risk."""
+    may_answer = asyncio.Event()
 
     async def script(peer: Peer) -> None:
         await peer.head()
-        await asyncio.sleep(0.1)
+        await may_answer.wait()
         await peer.answer(b"ok")
 
-    async with Front(script, pool={"max_per_address": 1}) as front, front.client() as first, front.client() as second:
+    timeouts, pool = Timeouts(connect_s=30), {"max_per_address": 1}
+    async with Front(script, timeouts=timeouts, pool=pool) as front, front.client() as first, front.client() as second:
         await first.send(b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n")
-        await asyncio.sleep(0.03)
+        await until(lambda: front.upstream.heads)
         await second.send(b"GET /2 HTTP/1.1\r\nHost: a\r\n\r\n")
+        await until(lambda: front.pool._waiting)  # shows nowhere else
+        may_answer.set()
         assert (await first.answer()).status == 200
         assert (await second.answer()).status == 200
         assert front.upstream.connections == 2
@@ -272,7 +287,7 @@ async def test_garbage_behind_a_running_request_waits_for_its_answer() -> None:
 
     async with Front(script) as front, front.client() as client:
         await client.send(b"GET /good HTTP/1.1\r\nHost: a\r\n\r\n")
-        await asyncio.sleep(0.02)
+        await until(lambda: front.upstream.heads)
         await client.send(b"\x00garbage\r\n\r\n")
         await asyncio.sleep(0.02)
         release.set()

@@ -1,7 +1,8 @@
 """
 Requests that wait for their function, over real sockets: their bodies are read, and who leaves is gone at once.
 
-The gate is a stub whose ``Keeper`` holds as the activator does.
+The gate is a stub whose ``Keeper`` holds as the activator does. Longer than other modules: whatever a body can be while
+its request is held, and whatever can end it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -24,6 +26,9 @@ from policies.decision import Deny, Reason
 from tests.authproxy.edges.test_websockets import UPGRADE, accepted
 from tests.fakes.front import Front
 from tests.fakes.gate import Keeper, Tally
+from tests.fakes.jobs import until
+from tests.fakes.loop_clock import LoopClock
+from tests.fakes.pulse import Pulse
 from tests.fakes.upstream import Peer
 
 KIB = 1024
@@ -46,7 +51,7 @@ async def holding(keeper: Keeper | None = None, script: Any = tell_back, **edge:
         front.gate.keeper = keeper or Keeper()
         yield front
         tally = front.gate.keeper.tally
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while front.gate.keeper.held or front.edge.spool.files or tally.taken:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
@@ -137,10 +142,11 @@ async def test_who_leaves_while_held_is_gone_at_once(sent: int, declared: int, w
         await client.send(post(b"x" * sent, length=declared) if declared else b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         await keeper_of(front).until_held(1)
         await until_taken(front, sent)
-        client.close() if way == "close" else client.reset()
-        left_at = asyncio.get_running_loop().time()
-        await keeper_of(front).until_held(0)
-        assert asyncio.get_running_loop().time() - left_at < 0.2
+        with Pulse() as pulse:
+            left_at = time.monotonic()
+            client.close() if way == "close" else client.reset()
+            await keeper_of(front).until_held(0)
+            assert pulse.took_s(left_at) < 0.2
         assert keeper_of(front).abandoned == 1
         assert not front.upstream.connections
 
@@ -173,8 +179,7 @@ async def test_who_leaves_leaves_nothing_to_the_collector(sent: int, declared: i
                 await keeper_of(front).until_held(0)
             front.gate.heads.clear()
             keeper_of(front).release()  # forgets the waiters
-            await asyncio.sleep(0.05)
-            assert not [one for one in gc.get_objects() if type(one) in kinds and id(one) not in others]
+            await until(lambda: not [one for one in gc.get_objects() if type(one) in kinds and id(one) not in others])
         finally:
             gc.enable()
 
@@ -206,17 +211,17 @@ async def test_who_pipelines_behind_a_held_request_is_bounded_and_may_leave(behi
         await client.send(post(b"x" * 10))
         await until_taken(front, 10)
         client.writer.write(behind)
-        await asyncio.sleep(0.3)
         (connection,) = front.edge._connections
-        assert connection.is_unheard
+        await until(lambda: connection.is_unheard)
         assert len(connection._messages) <= 32
         messages: list[Any] = [message for message, _ in connection._messages]
         waiting = sum(len(value) for message in messages for _, value in message.raw_headers)
         assert waiting <= 400 * KIB
-        client.reset()
-        left_at = asyncio.get_running_loop().time()
-        await keeper_of(front).until_held(0)
-        assert asyncio.get_running_loop().time() - left_at < 0.7
+        with Pulse() as pulse:
+            left_at = time.monotonic()
+            client.reset()
+            await keeper_of(front).until_held(0)
+            assert pulse.took_s(left_at) < 0.7
 
 
 async def test_requests_behind_a_held_one_are_answered_in_their_order() -> None:
@@ -276,7 +281,11 @@ async def test_a_body_that_was_not_read_while_held_streams_on_release() -> None:
 )
 async def test_a_body_may_end_a_held_request(request_bytes: bytes, status: int, reason: str) -> None:
     """At once, with its own reason, while the others wait on; nothing is kept of it."""
-    async with holding(body_timeout_s=0.3) as front, front.client() as client, front.client() as other:
+    async with (
+        holding(body_timeout_s=0.3 if status == 408 else 30) as front,
+        front.client() as client,
+        front.client() as other,
+    ):
         await other.send(post(b"whole"))
         await keeper_of(front).until_held(1)
         head, blank, body = request_bytes.partition(b"\r\n\r\n")
@@ -332,11 +341,11 @@ ASKS = b"Expect: 100-continue\r\n"
 
 async def test_an_upload_that_asks_first_waits_unsent() -> None:
     """No ``100 Continue`` before the function is ready: its megabytes stay where they are."""
-    body = os.urandom(MIB)
-    async with holding(body_timeout_s=0.3) as front, front.client() as client:
+    body, clock = os.urandom(MIB), LoopClock()
+    async with holding(body_timeout_s=30) as front, front.client() as client:
         await client.send(post(b"", length=MIB, fields=ASKS))
         await keeper_of(front).until_held(1)
-        await asyncio.sleep(0.8)  # longer than a body may be silent: this one owes nothing yet
+        await clock.pass_s(60)  # longer than a body may be silent: this one owes nothing yet
         assert keeper_of(front).held == 1
         assert not client.reader._buffer  # type: ignore[attr-defined]  # what has come so far
         keeper_of(front).release()

@@ -15,6 +15,7 @@ from tests.authproxy.edges.test_held_bodies import keeper_of, post, until_taken
 from tests.authproxy.edges.test_websockets import UPGRADE
 from tests.fakes.front import Front
 from tests.fakes.gate import Keeper, refused
+from tests.fakes.jobs import until
 from tests.fakes.raw_client import RawClient
 from tests.fakes.upstream import Peer
 
@@ -40,7 +41,7 @@ async def test_a_request_at_its_function_is_told(request_bytes: bytes) -> None:
     """Its connection to the function is closed, not kept."""
     async with Front(never) as front, front.client() as client:
         await client.send(request_bytes)
-        await asyncio.sleep(0.05)
+        await until(lambda: front.upstream.heads)
         await front.edge.stop(0.05)
         await is_told(client)
         assert [(one.status, one.failure) for one in front.gate.finished] == [(503, Reason.DRAINING)]
@@ -51,15 +52,16 @@ async def test_an_upload_that_has_not_ended_is_told() -> None:
     """Its client may still be sending."""
     async with Front(never) as front, front.client() as client:
         await client.send(post(b"x" * 10, length=100_000))
-        await asyncio.sleep(0.05)
+        await until(lambda: front.upstream.heads)
         await front.edge.stop(0.05)
         await is_told(client)
         assert [one.failure for one in front.gate.finished] == [Reason.DRAINING]
 
 
 @pytest.mark.parametrize("size", [10, 300_000])
-async def test_a_held_request_is_told_by_who_holds_it(size: int) -> None:
+async def test_a_held_request_is_told_by_who_holds_it(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """``before_cut`` refuses it; its body is given back."""
+    monkeypatch.setattr("authproxy.edges.public.REFUSING_S", 10.0)  # of a process that may be stopped meanwhile
     async with Front(never) as front, front.client() as client:
         keeper = front.gate.keeper = Keeper()
         await client.send(post(b"x" * size))
@@ -96,11 +98,9 @@ async def test_what_waits_for_the_limit_store_is_told_and_does_not_leave_later()
     async with Front() as front, front.client() as client:
         front.gate.hold, front.gate.soon = held, []
         await client.send(GET)
-        async with asyncio.timeout(5):
-            while not front.gate.soon:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        await until(lambda: front.gate.soon)
         stopping = asyncio.create_task(front.edge.stop(0.05))
-        await asyncio.sleep(0.15)
+        await until(lambda: front.gate.unread)
         front.gate.soon[0](front.gate.allowed(front.gate.heads[0]))
         await stopping
         await is_told(client)
@@ -110,16 +110,20 @@ async def test_what_waits_for_the_limit_store_is_told_and_does_not_leave_later()
 
 async def test_an_answer_that_comes_in_time_is_whole() -> None:
     """Everything that ends before the deadline ends as ever."""
+    may_answer = asyncio.Event()
 
     async def slow(peer: Peer) -> None:
         await peer.request()
-        await asyncio.sleep(0.1)
+        await may_answer.wait()
         await peer.answer(b"in time")
 
     async with Front(slow) as front, front.client() as client:
         await client.send(GET)
-        await asyncio.sleep(0.02)
-        await front.edge.stop(2)
+        await until(lambda: front.upstream.heads)
+        stopping = asyncio.create_task(front.edge.stop(30))
+        await asyncio.sleep(0.1)
+        may_answer.set()
+        await stopping
         answer = await client.answer()
         assert (answer.body, answer.field("connection")) == (b"in time", "close")
 
@@ -129,7 +133,7 @@ async def test_who_leaves_as_the_deadline_passes_is_finished_once() -> None:
     for pause in range(5):
         async with Front(never) as front, front.client() as client:
             await client.send(GET)
-            await asyncio.sleep(0.02)
+            await until(lambda: front.upstream.heads)
             stopping = asyncio.create_task(front.edge.stop(0.0))
             for _ in range(pause):
                 await asyncio.sleep(0)
@@ -144,7 +148,7 @@ async def test_many_are_told_at_once() -> None:
         for n, client in enumerate(clients):
             await client.__aenter__()
             await client.send(GET if n % 3 else post(b"x", length=5))
-        await asyncio.sleep(0.1)
+        await until(lambda: len(front.upstream.heads) == len(clients))
         await front.edge.stop(0.05)
         for client in clients:
             await is_told(client)
@@ -162,8 +166,10 @@ class Slow:
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
+        self.has_begun = asyncio.Event()
 
     async def _wait(self) -> None:
+        self.has_begun.set()
         if self.error is not None:
             raise self.error
         await asyncio.get_running_loop().create_future()
@@ -198,14 +204,14 @@ async def test_what_portero_answers_itself_is_told_to_the_gate_once(kind: str, e
         front.gate.verdict = own_verdict(front, kind)
         refusals = front.gate.page_refusals if kind == "page" else front.gate.deferred_refusals
         await client.send(GET)
-        await asyncio.sleep(0.05)
+        await slow.has_begun.wait()
         if ending == "broken":
             answer = await client.answer()
             assert (answer.status, b"secret" in answer.body) == (500, False)
             return
         if ending == "gone":
             client.reset()
-            await asyncio.sleep(0.05)
+            await until(lambda: refusals)
         await front.edge.stop(0.05)
         if ending == "drained":
             await is_told(client)

@@ -5,7 +5,6 @@ of retries allows it. Source: RFC 9110 section 9.2.2.
 
 from __future__ import annotations
 
-import asyncio
 import os
 
 import pytest
@@ -16,6 +15,7 @@ from policies.decision import Deny, Reason
 from tests.authproxy.edges.test_held_bodies import holding, keeper_of, post, post_chunked, until_taken
 from tests.authproxy.edges.test_websockets import UPGRADE, accepted
 from tests.fakes.front import Front
+from tests.fakes.jobs import until
 from tests.fakes.upstream import Peer, ScriptedUpstream
 
 ASLEEP = b"503 Service Unavailable"
@@ -121,7 +121,8 @@ async def test_an_upload_of_which_nothing_was_read_is_sent_again(*, is_held: boo
             await keeper.until_held(1)
             keeper.release()
             await keeper.until_begun(2)
-        await asyncio.sleep(0.05)
+        else:
+            await until(lambda: len(front.upstream.heads) == 2)
         await client.send(b"hello")
         if is_held:
             await until_taken(front, 5)

@@ -32,6 +32,12 @@ UPGRADE = (
 )
 
 
+@pytest.fixture(autouse=True)
+def _what_is_known_to_be_awake_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For longer than a second: a machine that stands still is not to make another verdict of it."""
+    monkeypatch.setattr("policies.coldstart.FRESH_S", 60.0)
+
+
 def reason(answer: RawAnswer) -> str | None:
     return answer.field("x-portero-reason")
 

@@ -11,30 +11,42 @@ import pytest
 from authproxy.edges.exchange import PublicExchange
 from policies.decision import Reason
 from policies.request import Head
+from policies.tables import Timeouts
 from tests.fakes.front import Front
+from tests.fakes.jobs import until
 from tests.fakes.upstream import Peer
 
+PATIENT = Timeouts(connect_s=30, first_byte_s=30, idle_s=30)
 
-async def slow(peer: Peer) -> None:
-    while True:
-        await peer.request()
-        await asyncio.sleep(0.2)
-        await peer.answer(b"late")
+
+class Slow:
+    """A function that answers when ``may_answer`` is set."""
+
+    def __init__(self) -> None:
+        self.may_answer = asyncio.Event()
+
+    async def __call__(self, peer: Peer) -> None:
+        while True:
+            await peer.request()
+            await self.may_answer.wait()
+            await peer.answer(b"late")
 
 
 async def test_running_requests_finish_while_draining() -> None:
     """Uploads go on as well; the connection is closed after its answer."""
+    slow = Slow()
     async with Front(slow) as front, front.client() as client, front.client() as uploader, front.client() as idle:
         await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         await uploader.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabc")
-        await asyncio.sleep(0.05)
-        stopping = asyncio.create_task(front.edge.stop(5))
+        await until(lambda: len(front.upstream.heads) == 2 and front.edge.connections == 3)
+        stopping = asyncio.create_task(front.edge.stop(30))
         assert await idle.until_end() == b""
         await uploader.send(b"def")
+        slow.may_answer.set()
         for one in (client, uploader):
             answer = await one.answer()
             assert (answer.status, answer.body, answer.field("connection")) == (200, b"late", "close")
-        await asyncio.wait_for(stopping, 2)
+        await asyncio.wait_for(stopping, 15)
         with pytest.raises(OSError):
             await asyncio.open_connection(*front.address)
 
@@ -50,7 +62,7 @@ async def test_what_outlives_the_drain_is_cut() -> None:
     async with Front(half) as front, front.client() as client:
         await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         await client.reader.readuntil(b"half")
-        await asyncio.wait_for(front.edge.stop(0.1), 3)
+        await asyncio.wait_for(front.edge.stop(0.1), 20)
         assert await client.until_end() == b""
         assert [one.failure for one in front.gate.finished] == [Reason.CLIENT_GONE]
         assert front.edge.running == 0
@@ -81,7 +93,7 @@ async def test_requests_wait_for_a_connection_within_bounds() -> None:
             busy -= 1
             await peer.answer()
 
-    async with Front(script, pool={"max_per_address": 5, "max_waiting": 1000}) as front:
+    async with Front(script, timeouts=PATIENT, pool={"max_per_address": 5, "max_waiting": 1000}) as front:
 
         async def one() -> int:
             async with front.client() as client:
@@ -93,27 +105,35 @@ async def test_requests_wait_for_a_connection_within_bounds() -> None:
 
 
 async def test_more_waiting_requests_than_the_bound_are_503() -> None:
-    """overloaded, at once."""
-    async with Front(slow, pool={"max_per_address": 1, "max_waiting": 1}) as front:
+    """overloaded, at once: while the others go on waiting."""
+    slow = Slow()
+    async with Front(slow, timeouts=PATIENT, pool={"max_per_address": 1, "max_waiting": 1}) as front:
 
         async def one() -> int:
             async with front.client() as client:
                 return (await client.get()).status
 
-        assert sorted(await asyncio.gather(*(one() for _ in range(4)))) == [200, 200, 503, 503]
+        asking = [asyncio.create_task(one()) for _ in range(4)]
+        await until(lambda: sum(task.done() for task in asking) == 2)
+        assert [task.result() for task in asking if task.done()] == [503, 503]
+        slow.may_answer.set()
+        assert sorted(await asyncio.gather(*asking)) == [200, 200, 503, 503]
 
 
 async def test_a_waiting_client_that_leaves_gives_its_place_back() -> None:
     """The connection it would have got goes to the next."""
-    async with Front(slow, pool={"max_per_address": 1}) as front:
+    slow = Slow()
+    async with Front(slow, timeouts=PATIENT, pool={"max_per_address": 1}) as front:
         async with front.client() as first, front.client() as third:
             await first.send(b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n")
-            await asyncio.sleep(0.02)
+            await until(lambda: front.upstream.heads)
             async with front.client() as second:
                 await second.send(b"GET /2 HTTP/1.1\r\nHost: a\r\n\r\n")
-                await asyncio.sleep(0.02)
+                await until(lambda: front.pool._waiting == 1)  # shows nowhere else
                 await third.send(b"GET /3 HTTP/1.1\r\nHost: a\r\n\r\n")
-                await asyncio.sleep(0.02)
+                await until(lambda: front.pool._waiting == 2)
+            await until(lambda: front.pool._waiting == 1)
+            slow.may_answer.set()
             assert (await first.answer()).status == 200
             assert (await third.answer()).status == 200
         assert [head.split(b" ")[1] for head in front.upstream.heads] == [b"/1", b"/3"]
@@ -162,10 +182,10 @@ async def test_a_running_exchange_can_be_cut() -> None:
         await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         await started.wait()
         await client.head()
-        await asyncio.sleep(0.02)
+        assert await client.chunk() == b"abc"
         assert front.gate.live.cut_all(1008) == 1
         assert b"0\r\n\r\n" not in await client.until_end()
-        await asyncio.wait_for(front.upstream.peers[0].saw_end.wait(), 1)
+        await asyncio.wait_for(front.upstream.peers[0].saw_end.wait(), 10)
 
 
 async def test_nothing_is_left_of_a_request_for_the_collector() -> None:
@@ -186,7 +206,6 @@ async def test_nothing_is_left_of_a_request_for_the_collector() -> None:
         try:
             for path in ("/", "/slow", "/", "/slow", "/"):
                 assert (await client.get(path)).body == b"ab"
-            await asyncio.sleep(0.02)
-            assert [one for one in gc.get_objects() if type(one) is PublicExchange] == []
+            await until(lambda: not [one for one in gc.get_objects() if type(one) is PublicExchange])
         finally:
             gc.enable()

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+from policies.tables import Timeouts
 from tests.fakes.front import Front
 from tests.fakes.upstream import Peer
+
+BUSY = Timeouts(connect_s=30, first_byte_s=30, idle_s=30)
+"""Many share few connections: none is to be refused for waiting long."""
 
 
 async def echo_target(peer: Peer) -> None:
@@ -26,7 +30,7 @@ async def echo_target(peer: Peer) -> None:
 
 async def test_each_user_gets_the_answer_to_their_own_request_on_pooled_connections() -> None:
     """A connection is given back only after its consumer took status, head and body."""
-    async with Front(echo_target, pool={"max_per_address": 7}) as front:
+    async with Front(echo_target, timeouts=BUSY, pool={"max_per_address": 7}) as front:
 
         async def user(number: int) -> None:
             async with front.client() as client:
@@ -52,7 +56,7 @@ async def test_each_user_gets_the_answer_to_their_own_request_on_pooled_connecti
 
 async def test_clients_that_leave_in_the_middle_spoil_nothing_for_others() -> None:
     """A future cancelled with its client must not be woken, nor its connection be used again."""
-    async with Front(echo_target, pool={"max_per_address": 7}) as front:
+    async with Front(echo_target, timeouts=BUSY, pool={"max_per_address": 7}) as front:
 
         async def leaver(number: int) -> None:
             for turn in range(8):
@@ -97,7 +101,7 @@ async def test_data_on_an_idle_connection_closes_it() -> None:
 
     async with Front(late) as front, front.client() as client:
         assert (await client.get()).body == b"good"
-        await asyncio.wait_for(front.upstream.peers[0].saw_end.wait(), 2)
+        await asyncio.wait_for(front.upstream.peers[0].saw_end.wait(), 10)
         assert (await client.get()).body == b"good"
         assert front.upstream.connections == 2
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import time
 
 import pytest
@@ -10,6 +12,8 @@ import pytest
 from policies.decision import Reason
 from policies.tables import Timeouts
 from tests.fakes.front import Front
+from tests.fakes.jobs import until
+from tests.fakes.loop_clock import LoopClock
 from tests.fakes.upstream import Peer
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -26,8 +30,8 @@ async def test_a_function_that_does_not_answer_is_504() -> None:
         began = time.monotonic()
         answer = await client.get()
         assert (answer.status, answer.field("x-portero-reason")) == (504, "upstream-timeout")
-        assert 0.2 <= time.monotonic() - began < 1
-        await asyncio.wait_for(front.upstream.peers[0].saw_end.wait(), 1)
+        assert 0.2 <= time.monotonic() - began < 10, "idle would be a minute"
+        await asyncio.wait_for(front.upstream.peers[0].saw_end.wait(), 10)
         assert (await client.get()).status == 504, "the client's connection goes on"
 
 
@@ -41,28 +45,36 @@ async def test_a_function_that_falls_silent_cuts_the_client_off() -> None:
 
     async with Front(script, timeouts=Timeouts(idle_s=0.2)) as front, front.client() as client:
         with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
-            await asyncio.wait_for(client.get(), 2)
+            await client.get()
         assert front.gate.finished[0].failure is Reason.UPSTREAM_TIMEOUT
 
 
 async def test_a_stream_that_goes_on_is_not_idle() -> None:
     """The idle timeout starts anew with each piece."""
+    clock, pieces = LoopClock(), asyncio.Semaphore(0)
 
     async def script(peer: Peer) -> None:
         await peer.head()
         await peer.send(OK + b"Transfer-Encoding: chunked\r\n\r\n")
-        for _ in range(8):
-            await asyncio.sleep(0.1)
+        for _ in range(3):
+            await pieces.acquire()
             await peer.send(b"1\r\nx\r\n")
         await peer.send(b"0\r\n\r\n")
         await peer.until_end()
 
-    async with Front(script, timeouts=Timeouts(first_byte_s=0.3, idle_s=0.3)) as front, front.client() as client:
-        assert (await client.get()).body == b"x" * 8
+    async with Front(script, timeouts=Timeouts(first_byte_s=30, idle_s=30)) as front, front.client() as client:
+        await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert (await client.head())[0] == 200
+        for _ in range(3):
+            await clock.pass_s(20)
+            pieces.release()
+            assert await client.chunk() == b"x"
+        assert await client.chunk() == b""
 
 
 async def test_total_bounds_a_stream_that_goes_on() -> None:
     """total, from the start of the request."""
+    clock = LoopClock()
 
     async def script(peer: Peer) -> None:
         await peer.head()
@@ -71,11 +83,17 @@ async def test_total_bounds_a_stream_that_goes_on() -> None:
             await asyncio.sleep(0.05)
             await peer.send(b"1\r\nx\r\n")
 
-    async with Front(script, timeouts=Timeouts(total_s=0.4)) as front, front.client() as client:
-        began = time.monotonic()
-        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
-            await client.get()
-        assert 0.4 <= time.monotonic() - began < 1.2
+    async with Front(script, timeouts=Timeouts(idle_s=900, total_s=60)) as front, front.client() as client:
+        await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert (await client.head())[0] == 200
+        for _ in range(2):
+            await clock.pass_s(25)
+            assert await client.chunk() == b"x"
+        assert not front.gate.finished
+        await clock.pass_s(25)
+        rest = await client.until_end()
+        assert not rest.endswith(b"0\r\n\r\n")
+        assert front.gate.finished[0].failure is Reason.UPSTREAM_TIMEOUT
 
 
 async def test_total_bounds_a_function_that_does_not_answer() -> None:
@@ -86,16 +104,18 @@ async def test_total_bounds_a_function_that_does_not_answer() -> None:
 
 async def test_an_upload_counts_as_no_silence_of_the_function() -> None:
     """first_byte starts when the request is sent."""
+    clock, timeouts, edge = LoopClock(), Timeouts(first_byte_s=30, idle_s=30), {"body_timeout_s": 900}
 
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.answer()
         await peer.until_end()
 
-    async with Front(script, timeouts=Timeouts(first_byte_s=0.2, idle_s=0.2)) as front, front.client() as client:
-        await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\n")
-        for _ in range(6):
-            await asyncio.sleep(0.1)
+    async with Front(script, timeouts=timeouts, edge=edge) as front, front.client() as client:
+        await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n")
+        await until(lambda: front.upstream.heads)
+        for _ in range(2):
+            await clock.pass_s(60)
             await client.send(b"x")
         assert (await client.answer()).status == 200
 
@@ -117,12 +137,10 @@ async def test_a_function_that_does_not_read_its_upload_is_504() -> None:
 
 async def test_connecting_has_a_timeout() -> None:
     """connect: an address that swallows packets (a listener whose queue is full)."""
-    import socket
-
-    with socket.socket() as listener:
+    with contextlib.ExitStack() as sockets:
+        listener, *full = [sockets.enter_context(socket.socket()) for _ in range(5)]
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
-        full = [socket.socket() for _ in range(4)]
         for one in full:
             one.setblocking(False)
             one.connect_ex(listener.getsockname())
@@ -130,8 +148,6 @@ async def test_connecting_has_a_timeout() -> None:
             front.gate.address = front.upstream.address._replace(port=listener.getsockname()[1])
             answer = await client.get()
             assert (answer.status, answer.field("x-portero-reason")) == (504, "upstream-timeout")
-        for one in full:
-            one.close()
 
 
 async def test_a_body_that_stalls_is_408() -> None:
@@ -169,12 +185,16 @@ async def test_a_head_that_trickles_is_408(before: bytes) -> None:
 @pytest.mark.parametrize("requests", [0, 1])
 async def test_an_idle_connection_is_closed_quietly(requests: int) -> None:
     """keepalive; without an answer nobody asked for."""
-    async with Front(edge={"keepalive_s": 0.3}) as front, front.client() as client:
+    clock = LoopClock()
+    async with Front(edge={"keepalive_s": 60}) as front, front.client() as client:
+        await until(lambda: front.edge.connections)
         for _ in range(requests):
+            await clock.pass_s(40)
             await client.get()
-        began = time.monotonic()
+        await clock.pass_s(40)
+        assert front.edge.connections == 1
+        await clock.pass_s(40)
         assert await client.until_end() == b""
-        assert 0.25 < time.monotonic() - began < 1.5
 
 
 async def test_a_client_that_does_not_read_is_cut_off() -> None:
@@ -189,21 +209,23 @@ async def test_a_client_that_does_not_read_is_cut_off() -> None:
     async with Front(script, edge={"write_timeout_s": 0.4}) as front, front.client() as client:
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # a socket transport reads
         await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-        await asyncio.wait_for(front.all_finished(), 5)
+        await asyncio.wait_for(front.all_finished(), 20)
         assert front.gate.finished[0].failure is Reason.CLIENT_GONE
 
 
 async def test_idle_upstream_connections_are_closed() -> None:
     """By age, so that a request does not leave on one that the other side is closing."""
+    clock = LoopClock()
 
     async def script(peer: Peer) -> None:
         await peer.head()
         await peer.answer()
         await peer.until_end()
 
-    async with Front(script, pool={"idle_s": 0.2}) as front, front.client() as client:
+    async with Front(script, pool={"idle_s": 60}) as front, front.client() as client:
         await client.get()
+        await clock.pass_s(50)
         assert front.pool.total == 1
-        await asyncio.wait_for(front.upstream.peers[0].saw_end.wait(), 2)
-        await asyncio.sleep(0.05)
-        assert front.pool.total == 0
+        await clock.pass_s(50)
+        await asyncio.wait_for(front.upstream.peers[0].saw_end.wait(), 10)
+        await until(lambda: front.pool.total == 0)
