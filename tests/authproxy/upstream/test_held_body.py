@@ -75,7 +75,7 @@ async def read_all(body: HeldBody) -> bytes:
 
 
 async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not is_so():  # noqa: ASYNC110  # a body tells nobody
             await asyncio.sleep(0.002)
 
