@@ -185,7 +185,7 @@ def test_operators_at_once_lose_no_key(file: Path) -> None:
         )
         for number in range(3)
     ]
-    shown = [process.communicate(timeout=30)[0].split() for process in running]
+    shown = [process.communicate(timeout=50)[0].split() for process in running]
     assert [len(keys) for keys in shown] == [10, 10, 10]
     entries, broken = read_lines(file.read_bytes())
     assert (len(entries), broken) == (30, [])

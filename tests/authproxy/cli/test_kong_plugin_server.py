@@ -144,11 +144,11 @@ def test_it_serves_and_ends_though_nobody_reads_what_it_says(folder: Path) -> No
     with subprocess.Popen(command, env={}, stdout=writing, stderr=writing) as server:
         try:
             until((folder / "portero.socket").exists)
-            assert asyncio.run(asyncio.wait_for(first_wish(folder), 5)) == "kong.ctx.shared.get"
+            assert asyncio.run(asyncio.wait_for(first_wish(folder), PATIENCE_S)) == "kong.ctx.shared.get"
         finally:
             server.send_signal(signal.SIGTERM)
             try:
-                server.wait(timeout=PATIENCE_S / 2)
+                server.wait(timeout=PATIENCE_S)
             finally:
                 server.kill()
     assert server.returncode == 0

@@ -25,7 +25,7 @@ def portero(*words: str, env: dict[str, str] | None = None) -> subprocess.Comple
         [sys.executable, "-c", code, *words],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=55,
         check=False,
         env={"PATH": "/usr/bin:/bin", **(env or {})},
     )

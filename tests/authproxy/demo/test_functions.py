@@ -140,7 +140,7 @@ def replica(file: Path) -> Iterator[tuple[str, int]]:
 )
 def test_the_runtime_reads_bodies_in_bounds(replica: tuple[str, int], framing: bytes, status: bytes) -> None:
     """Chunked or counted; too large and broken ones are refused before the function sees them."""
-    with socket.create_connection(replica, timeout=5) as connection:
+    with socket.create_connection(replica, timeout=20) as connection:
         connection.sendall(b"POST / HTTP/1.1\r\nHost: f\r\n" + framing)
         assert connection.recv(1024).split()[1] == status
 
@@ -149,6 +149,6 @@ def test_a_name_that_is_no_function_is_a_usage_error() -> None:
     """No module but a function's is ever imported by name."""
     for name in ("watchdog", "../x", "survey_web", ""):
         command = [sys.executable, "-m", "authproxy.demo.functions", name]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
         assert result.returncode == 2
         assert "survey-web" in result.stderr

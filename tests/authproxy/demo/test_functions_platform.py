@@ -45,7 +45,7 @@ async def platform(tmp_path: Path) -> AsyncIterator[FunctionsPlatform]:
 
 @pytest.fixture
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as made:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as made:
         yield made
 
 
@@ -61,7 +61,7 @@ def processes(platform: FunctionsPlatform) -> list[int]:
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 - processes end without setting an event of ours
             await asyncio.sleep(0.02)
 
@@ -69,9 +69,10 @@ async def eventually(condition: Callable[[], bool]) -> None:
 def is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (ProcessLookupError, FileNotFoundError):
         return False
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return state != "Z"
 
 
 async def test_a_function_answers_in_its_namespace(platform: FunctionsPlatform, session: aiohttp.ClientSession) -> None:
@@ -216,10 +217,12 @@ async def test_idle_functions_fall_asleep(tmp_path: Path) -> None:
 
 async def test_stop_ends_every_process(platform: FunctionsPlatform) -> None:
     """After stop nothing runs, functions that were starting included; a second stop is no mistake."""
-    platform.functions["acme", "survey-report"].scale(2)
-    await asyncio.sleep(0.1)
-    pids = processes(platform)
-    assert len(pids) == 3
+    pids, growing = processes(platform), platform.functions["acme", "survey-report"]
+    growing._environment["START_DELAY_S"] = "600"
+    growing.scale(2)
+    await eventually(lambda: len(growing._processes) == 2)
+    pids += [process.pid for process in growing._processes if process.pid not in pids]
+    assert len(pids) == 4
     await platform.stop()
     assert not any(map(is_running, pids))
     await platform.stop()
@@ -247,7 +250,7 @@ def test_processes_end_with_a_platform_that_is_killed() -> None:
         pids = [int(pid) for pid in parent.stdout.readline().split()]
         parent.send_signal(signal.SIGKILL)
     assert len(pids) == 2
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while any(map(is_running, pids)) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not any(map(is_running, pids))

@@ -60,15 +60,15 @@ def test_the_platform_alone_serves_the_examples_functions_and_ends_with_a_signal
         assert "The functions platform is ready at http://127.0.0.1:" in line
         assert "survey-report, survey-stream, survey-submit, survey-web in acme and globex" in line
         url = next(word for word in line.split() if word.startswith("http://"))
-        with urllib.request.urlopen(f"{url}/function/survey-report.globex/", timeout=5) as answer:
+        with urllib.request.urlopen(f"{url}/function/survey-report.globex/", timeout=20) as answer:
             assert b'"pt"' in answer.read()
         ours = {"Authorization": "Basic " + b64encode(b"admin:a-password").decode()}
         with urllib.request.urlopen(
-            urllib.request.Request(f"{url}/system/function/survey-web?namespace=acme", headers=ours), timeout=5
+            urllib.request.Request(f"{url}/system/function/survey-web?namespace=acme", headers=ours), timeout=20
         ) as answer:
             assert answer.status == 200
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=30) == 0
     finally:
         process.kill()
         process.communicate()
@@ -83,7 +83,7 @@ async def test_a_cancelled_platform_leaves_nothing(
     running = asyncio.create_task(
         run_platform(("127.0.0.1", 0), credentials, Console(file=said, width=300), start_delay_s=0, idle_s=None)
     )
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(30):
         while not said.getvalue():  # noqa: ASYNC110 - a line of text sets no event
             await asyncio.sleep(0.02)
     assert folders_of_answers(tmp_path)

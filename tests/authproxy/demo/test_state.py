@@ -27,6 +27,9 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Runtime and cache folder of a user of our own."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(
+        "authproxy.demo.state.HELLO_TIMEOUT_S", 20.0
+    )  # who answers late is not taken for one who does not
     (tmp_path / "run").mkdir(mode=0o700)
     return tmp_path
 

@@ -60,17 +60,19 @@ async def babble(_walk: Walk) -> None:
 
 
 @pytest.mark.parametrize(
-    ("walk", "text"),
+    ("walk", "timeout_s", "text"),
     [
-        pytest.param(broken, "expected 429 queue-full, got 200", id="another answer"),
-        pytest.param(unreachable, "Cannot connect to host 127.0.0.1:1", id="no answer"),
-        pytest.param(silent, "no end within 0 s", id="no end"),
-        pytest.param(babble, "expected JSON, got b'<html>'", id="another kind of answer"),
+        pytest.param(broken, 20, "expected 429 queue-full, got 200", id="another answer"),
+        pytest.param(unreachable, 20, "Cannot connect to host 127.0.0.1:1", id="no answer"),
+        pytest.param(silent, 0.1, "no end within 0 s", id="no end"),
+        pytest.param(babble, 20, "expected JSON, got b'<html>'", id="another kind of answer"),
     ],
 )
-async def test_a_promise_that_is_not_kept_ends_the_tour(demo: Any, console: Console, walk: Any, text: str) -> None:
+async def test_a_promise_that_is_not_kept_ends_the_tour(
+    demo: Any, console: Console, walk: Any, timeout_s: float, text: str
+) -> None:
     """It says what was expected and what came; what would follow is not walked."""
-    steps = (Step("first", kept), Step("second", walk, timeout_s=0.1), Step("third", kept))
+    steps = (Step("first", kept), Step("second", walk, timeout_s=timeout_s), Step("third", kept))
     assert not await take_tour(demo, console, steps)
     shown = printed(console)
     assert f"NOT AS PROMISED: {text}" in shown
