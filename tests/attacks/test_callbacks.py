@@ -76,7 +76,7 @@ async def test_a_listed_name_with_a_private_address_is_not_dialled(
         async def lookup(_host: str, _port: int, answers: list[str] = answers) -> list[str]:
             return answers
 
-        attempt = await CallbackHttp(lookup=lookup, timeout_s=2).post(to("hooks.example"))
+        attempt = await CallbackHttp(lookup=lookup, timeout_s=20).post(to("hooks.example"))
         assert attempt.outcome is Outcome.FORBIDDEN
     assert inside.connections == 0
 
@@ -87,7 +87,7 @@ async def test_a_listed_literal_that_is_private_is_not_dialled(
 ) -> None:
     """No look-up would vet it."""
     at_port(inside.port, monkeypatch)
-    attempt = await CallbackHttp(timeout_s=2).post(to(host))
+    attempt = await CallbackHttp(timeout_s=20).post(to(host))
     assert attempt.outcome is Outcome.FORBIDDEN
     assert inside.connections == 0
 
@@ -107,10 +107,10 @@ async def test_a_name_that_rebinds_between_attempts_leads_nowhere(
 
     ends: Counter[str] = Counter()
     callbacks = Callbacks(
-        CallbackHttp(lookup=lookup, timeout_s=2), lambda _tenant, outcome: ends.update([outcome]), pauses_s=(0.01,) * 4
+        CallbackHttp(lookup=lookup, timeout_s=20), lambda _tenant, outcome: ends.update([outcome]), pauses_s=(0.01,) * 4
     )
     callbacks.send(to("hooks.example"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while len(callbacks):  # noqa: ASYNC110  # nobody is told by design
             await asyncio.sleep(0.005)
     assert asked == ["hooks.example"] * 2
@@ -124,7 +124,9 @@ async def test_a_redirect_into_the_network_is_not_followed(inside: Inside) -> No
         receiver.fields = {"Location": f"http://127.0.0.1:{inside.port}/", "Refresh": f"0; url=http://x:{inside.port}"}
         for status in (300, 301, 302, 303, 307, 308, 200, 305, 511):
             receiver.statuses = [status]
-            await CallbackHttp(allow_loopback_http=True, timeout_s=2).post(to("127.0.0.1", receiver.port, is_tls=False))
+            await CallbackHttp(allow_loopback_http=True, timeout_s=20).post(
+                to("127.0.0.1", receiver.port, is_tls=False)
+            )
         assert {delivery.method for delivery in receiver.deliveries} == {"POST"}
         assert len(receiver.deliveries) == 9
     assert inside.connections == 0
@@ -147,7 +149,7 @@ async def test_the_leave_for_loopback_is_for_loopback(address: str) -> None:
     async def lookup(_host: str, _port: int) -> list[str]:
         return [address]
 
-    attempt = await CallbackHttp(allow_loopback_http=True, lookup=lookup, timeout_s=2).post(
+    attempt = await CallbackHttp(allow_loopback_http=True, lookup=lookup, timeout_s=20).post(
         to("localhost", 80, is_tls=False)
     )
     assert attempt.outcome is Outcome.FORBIDDEN

@@ -102,7 +102,7 @@ async def test_a_platform_that_is_down_is_502_or_503_and_heals() -> None:
         check_unavailable(cold, cold.status, "wake-failed", "upstream-unreachable")
         await check_nothing_widened(world)
         await world.faas.start(port)
-        until = time.monotonic() + 8
+        until = time.monotonic() + 20
         while (await world.get(REPORT, token=token)).status != 200:
             assert time.monotonic() < until
             await asyncio.sleep(0.1)

@@ -327,7 +327,7 @@ async def test_plain_http_on_the_tls_port_is_served_to_nobody(over_tls: tuple[Si
     reader, writer = await asyncio.open_connection(*siege.world.app.public_address)
     writer.write(asked(PUBLIC, b"acme.test"))
     with contextlib.suppress(ConnectionError):
-        assert not (await asyncio.wait_for(reader.read(), 5)).startswith(b"HTTP")
+        assert not (await asyncio.wait_for(reader.read(), 20)).startswith(b"HTTP")
     writer.transport.abort()
     siege.check_untouched()
     assert await over(siege, "acme.test", kept(PUBLIC, b"acme.test")) == [(200, None)]

@@ -34,7 +34,7 @@ FIELD: Final = "X-Portero-Pass"
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def the_door() -> AsyncIterator[Door]:
-    async with running_door() as door:
+    async with running_door(ttl_s=120) as door:
         door.world.faas.add("survey-report", "acme")
         assert (await door.world.get("/reports/es", token=door.world.token())).status == 200
         yield door

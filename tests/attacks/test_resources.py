@@ -136,7 +136,7 @@ async def test_a_slow_body_of_a_refused_request_is_not_waited_for(siege: Siege) 
     began = time.monotonic()
     answer = await siege.refused(REFUSED + b"Content-Length: 1000000\r\n\r\nabc", "credential-missing")
     assert answer.field("connection") == "close"
-    assert time.monotonic() - began < 8, "it was cut off, and not left"
+    assert time.monotonic() - began < 8, "it was cut off, and not left until somebody gave up"
 
 
 async def test_idle_connections_are_closed_and_cost_little(siege: Siege) -> None:
@@ -200,7 +200,7 @@ async def test_a_huge_pipeline_is_answered_in_order_in_bounded_memory(siege: Sie
     await asyncio.sleep(0.3)
     assert resident_bytes() - before < 64 * MIB
     for client in clients:
-        answers = split_answers(await asyncio.wait_for(client.reader.read(), 20))
+        answers = split_answers(await asyncio.wait_for(client.reader.read(), 40))
         assert len(answers) == 2000
         assert {answer.status for answer in answers} == {401}
     await leave(clients)

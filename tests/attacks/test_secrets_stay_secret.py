@@ -61,7 +61,7 @@ async def siege(noisy_log: None) -> AsyncIterator[Siege]:
         platform.write_text(platform.read_text().replace("kind: openfaas,", "kind: openfaas, credentials: faas-admin,"))
         acme = running.world.policies / "acme.yaml"
         guessing = "  - {id: guessing, per: identity-failure, rate: 6/h, burst: 6}\n"
-        acme.write_text(acme.read_text().replace("max_wait: 5s", "max_wait: 1s") + guessing)
+        acme.write_text(acme.read_text() + guessing)
         folder = running.world.app.parts.folder
         assert await folder.reload(), folder.status.mistakes
         yield running
@@ -161,6 +161,9 @@ async def test_secrets_reach_no_place_that_is_written_to(
         wires["defect"] = (await siege.throw(request("GET /function/survey-report", siege.token))).wire
     assert b"internal-error" in wires["defect"]
 
+    file = siege.world.policies / "acme.yaml"
+    file.write_text(file.read_text().replace("max_wait: 5s", "max_wait: 1s"))
+    assert await siege.world.app.parts.folder.reload()
     siege.faas.awake["survey-web.acme"] = 0
     siege.faas.api.status = siege.faas.wake.status = 500
     siege.faas.proxy.hangs = True
@@ -171,7 +174,6 @@ async def test_secrets_reach_no_place_that_is_written_to(
     wires["down-warm"] = (await siege.throw(request("GET /function/survey-report", siege.token))).wire
     assert {int(wires[name][9:12]) for name in ("down", "down-warm")} <= {502, 503, 504}
 
-    file = siege.world.policies / "acme.yaml"
     file.write_text(file.read_text() + "nonsense: true\n")
     assert not await siege.world.app.parts.folder.reload()
     audit = siege.world.app.parts.audit

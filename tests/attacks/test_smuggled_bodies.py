@@ -186,7 +186,7 @@ async def test_a_pipeline_longer_than_the_queue_keeps_its_order(refused_first: i
     wire = b"".join(b"GET %b HTTP/1.1\r\nHost: acme.test\r\n\r\n" % target for target in order)
     async with siege.client() as client:
         client.writer.write(wire)
-        statuses = [(await asyncio.wait_for(client.answer(), 0.5)).status for _ in order]
+        statuses = [(await client.answer()).status for _ in order]
     assert statuses == [404 if target == b"/nowhere" else 200 for target in order]
 
 

@@ -56,7 +56,7 @@ class CallbackReceiver:
     ) -> None:
         await self._runner.cleanup()
 
-    async def wait_for(self, count: int, timeout_s: float = 10.0) -> list[Delivery]:
+    async def wait_for(self, count: int, timeout_s: float = 20.0) -> list[Delivery]:
         """Until so many have come."""
         async with asyncio.timeout(timeout_s), self._arrived:
             await self._arrived.wait_for(lambda: len(self.deliveries) >= count)

@@ -167,12 +167,12 @@ class Keeper:
 
     async def until_begun(self, holds: int) -> None:
         """Until so many were ever held."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             while self.holds < holds:  # noqa: ASYNC110  # nobody tells
                 await asyncio.sleep(0.005)
 
     async def until_held(self, count: int = 1) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             while self.held != count:  # noqa: ASYNC110  # nobody tells
                 await asyncio.sleep(0.005)
 

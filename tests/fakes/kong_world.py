@@ -60,7 +60,7 @@ class KongWorld(World):
         """What became of the last request that Kong got."""
         return self.kong.requests[-1]
 
-    async def send(self, data: bytes, *, timeout_s: float = 10.0) -> RawAnswer:
+    async def send(self, data: bytes, *, timeout_s: float = 20.0) -> RawAnswer:
         """Raises: ConnectionError when Kong closed without an answer."""
         answer = await send_raw(self.kong.address, data, timeout_s=timeout_s)
         if answer is None:

@@ -35,10 +35,10 @@ class RedisClusterNode(RedisServer):
             else:
                 break
         self.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 20
         while b"cluster_state:ok" not in self.command("CLUSTER", "INFO"):
             if time.monotonic() > deadline:
-                raise RuntimeError("the cluster did not come up within 10 s")
+                raise RuntimeError("the cluster did not come up within 20 s")
             time.sleep(0.05)
 
 

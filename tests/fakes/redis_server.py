@@ -49,7 +49,7 @@ class RedisServer:
         self._process = subprocess.Popen(
             command, cwd=self._folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError):
                 if self.command("PING") in (b"+PONG", b"-NOAUTH Authentication required."):
@@ -57,13 +57,13 @@ class RedisServer:
             if self._process.poll() is not None:
                 raise RuntimeError(f"redis-server ended at once with status {self._process.returncode}")
             time.sleep(0.01)
-        raise RuntimeError("redis-server did not answer within 10 s")
+        raise RuntimeError("redis-server did not answer within 20 s")
 
     def kill(self) -> None:
         """As a machine that loses power."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait(5)
+            self._process.wait(20)
             self._process = None
 
     def freeze(self) -> None:
@@ -78,7 +78,7 @@ class RedisServer:
     def command(self, *words: str) -> bytes:
         """One command over a connection of its own; the raw reply without its last line end."""
         packed = f"*{len(words)}\r\n" + "".join(f"${len(word.encode())}\r\n{word}\r\n" for word in words)
-        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=20) as connection:
             connection.sendall(packed.encode())
             return connection.recv(1 << 20).removesuffix(b"\r\n")
 

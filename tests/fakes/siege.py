@@ -83,7 +83,7 @@ class Siege:
         self.faas.wake_calls.clear()
         self.faas.status_calls.clear()
 
-    async def throw(self, wire: bytes, *, half_close: bool = False, timeout_s: float = 10.0) -> Answered:
+    async def throw(self, wire: bytes, *, half_close: bool = False, timeout_s: float = 20.0) -> Answered:
         """Send ``wire`` on a fresh connection and read to its end."""
         back = await send_wire(self.world.app.public_address, wire, timeout_s=timeout_s, half_close=half_close)
         return Answered(split_answers(back, is_head=wire.startswith(b"HEAD ")), back)

@@ -75,7 +75,7 @@ class SlotServer:
         self._client.publish(_MARK, "")
         told: list[tuple[str, Grant]] = []
         while True:
-            message = self._heard.get_message(timeout=5)
+            message = self._heard.get_message(timeout=20)
             if message is None:
                 raise AssertionError("the mark was not heard")
             if message["type"] != "pmessage":

@@ -81,7 +81,7 @@ def _join_chunks(data: bytes) -> bytes:
 
 
 async def send_raw(
-    address: tuple[str, int], data: bytes, *, timeout_s: float = 10.0, half_close: bool = False
+    address: tuple[str, int], data: bytes, *, timeout_s: float = 20.0, half_close: bool = False
 ) -> RawAnswer | None:
     """Send ``data`` on a fresh connection and read to its end; None when nothing came back."""
     reader, writer = await asyncio.open_connection(*address)
@@ -148,7 +148,7 @@ class World:
     ) -> str:
         return self.provider.mint(sub, **{"groups": list(groups), "organization": list(tenants), **claims})
 
-    async def send(self, data: bytes, *, timeout_s: float = 10.0) -> RawAnswer:
+    async def send(self, data: bytes, *, timeout_s: float = 20.0) -> RawAnswer:
         answer = await send_raw(self.app.public_address, data, timeout_s=timeout_s)
         if answer is None:
             raise ConnectionError("the connection was closed without an answer")
