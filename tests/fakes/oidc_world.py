@@ -37,8 +37,8 @@ from tests.fakes.world import BACKEND
 SOURCE: Final = Path(__file__).parents[1] / "worlds" / "oidc"
 SECRET: Final = "a-secret-of-logins"
 LOGIN_KEY: Final = Key("login-key", "EC", 31)
-SHORT_S: Final = 2
-"""Life of the access tokens of ``staff`` and ``partner``, and of what userinfo says in ``globex``."""
+SHORT_S: Final = 3
+"""Life of the access tokens of ``staff`` and ``partner``; what userinfo says in ``globex`` lives for less."""
 TENANT_OF: Final = {
     "acme": "acme",
     "globex": "globex",

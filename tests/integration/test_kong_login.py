@@ -78,11 +78,11 @@ async def test_a_session_is_renewed_once_a_request(
     """The new cookie reaches the browser with a function's direct answer and with a refusal, and stands there once."""
     for module in ("token_answer", "grants"):
         monkeypatch.setattr(f"authproxy.identity.providers.{module}.MIN_LIFETIME_S", 0.1)
-    settings = IssuerSettings(ttl=Ttl(access_token=2), ends_tokens_with_session=False)
+    settings = IssuerSettings(ttl=Ttl(access_token=3), ends_tokens_with_session=False)
     async with running_login_world([settings], kong=plugins) as world:
         browser = world.browser
         await log_in(world, browser)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             while True:
                 page = await browser.go(world.origin() + path)
                 assert page.status == status

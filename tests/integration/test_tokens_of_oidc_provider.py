@@ -13,6 +13,7 @@ import aiohttp
 import jwt
 import pytest
 
+from authproxy.identity.providers.jwks import MIN_INTERVAL_S
 from tests.fakes.login_world import SECRET, LoginWorld, running_login_world
 from tests.fakes.oidc_provider import IssuerSettings
 from tests.fakes.provider import Key
@@ -63,7 +64,7 @@ async def test_a_program_comes_with_its_own_token() -> None:
 
 async def test_opaque_tokens_are_asked_for_once_and_end_when_revoked() -> None:
     """RFC 7662: known for as long as the policy says, then asked again; who is no client of ours learns nothing."""
-    introspection = {"client_id": "portero", "client_secret": "login-client", "max_age": "1s"}
+    introspection = {"client_id": "portero", "client_secret": "login-client", "max_age": "4s"}
     entries = {"login": {"introspection": introspection}}
     settings = IssuerSettings(access_tokens="opaque", client_claims=WITH_SUBJECT)
     async with running_login_world([settings], entries=entries) as world:
@@ -75,7 +76,7 @@ async def test_opaque_tokens_are_asked_for_once_and_end_when_revoked() -> None:
         assert outcome(await ask(world, f"Bearer {token}x")) == (401, "credential-invalid")
         assert outcome(await ask(world, f"Bearer {token}", tenant="globex")) == (403, "tenant-mismatch")
         await client.ask(client.metadata["revocation_endpoint"], {"token": token})
-        deadline = time.monotonic() + 8
+        deadline = time.monotonic() + 20
         while (reply := await ask(world, f"Bearer {token}")).status == 200:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.1)
@@ -139,19 +140,24 @@ async def test_keys_rotate_under_traffic_and_nobody_fails(monkeypatch: pytest.Mo
     monkeypatch.setattr("authproxy.identity.providers.jwks.MIN_INTERVAL_S", 0.2)
     async with running_login_world([IssuerSettings(client_claims=CLAIMS)]) as world:
         client, is_over, statuses = await party(world), asyncio.Event(), []
+        used: set[str] = set()
 
         async def traffic() -> None:
             while not is_over.is_set():
                 token = await program_token(client)
                 statuses.append((await ask(world, f"Bearer {token}")).status)
+                used.add(jwt.get_unverified_header(token)["kid"])
 
-        async with asyncio.TaskGroup() as group:
+        async with asyncio.timeout(40), asyncio.TaskGroup() as group:
             for _ in range(3):
                 group.create_task(traffic())
             kids = set()
             for how in ("sign", "announce", "sign", "sign"):
                 await asyncio.sleep(0.4)
-                kids.add(await world.issuer.rotate(how))
+                kids.add(kid := await world.issuer.rotate(how))
+                # The next change comes when keys may be asked for again, however late these were.
+                while how == "sign" and kid not in used:  # noqa: ASYNC110  # the traffic tells nobody
+                    await asyncio.sleep(0.01)
             await asyncio.sleep(0.4)
             is_over.set()
         assert len(kids) == 3
@@ -165,7 +171,7 @@ async def test_a_flood_of_unknown_keys_is_one_refetch() -> None:
         client, forger = await party(world), Key("x", "EC", 8)
         token = await program_token(client)
         assert (await ask(world, f"Bearer {token}")).status == 200
-        before = (await world.issuer.counts())["/jwks"]
+        before, began = (await world.issuer.counts())["/jwks"], time.monotonic()
         claims = jwt.decode(token, options={"verify_signature": False})
         for batch in range(5):
             forged = [
@@ -174,5 +180,5 @@ async def test_a_flood_of_unknown_keys_is_one_refetch() -> None:
             ]
             replies = await asyncio.gather(*(ask(world, f"Bearer {one}") for one in forged))
             assert {reply.status for reply in replies} <= {401, 429}
-        assert (await world.issuer.counts())["/jwks"] - before <= 1
+        assert (await world.issuer.counts())["/jwks"] - before <= 1 + (time.monotonic() - began) // MIN_INTERVAL_S
         assert (await ask(world, f"Bearer {token}")).status == 200
