@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 _BEAT_S: Final = 0.005
 _LATE_S: Final = 0.025
 """From then on it was not only another thread that had its turn."""
+_STOOD_STILL_S: Final = 0.1
+T = TypeVar("T")
 
 
 class Pulse:
@@ -39,6 +42,24 @@ class Pulse:
         """Seconds between two instants (until now), without those that were lost."""
         end = time.monotonic() if until is None else until
         return end - since - self.lost_s(since, end)
+
+    def at_rest(self, attempt: Callable[[], T], is_good: Callable[[T], bool] = lambda _: True, tries: int = 3) -> T:
+        """
+        What ``attempt`` comes to; it is made again if it failed, or is not good, and the machine stood still meanwhile.
+
+        For what judges by time itself, and cannot be told otherwise. On a machine that goes on there is one attempt.
+        """
+        while True:
+            tries -= 1
+            since = time.monotonic()
+            try:
+                result = attempt()
+            except Exception:
+                if not tries or self.lost_s(since) < _STOOD_STILL_S:
+                    raise
+                continue
+            if is_good(result) or not tries or self.lost_s(since) < _STOOD_STILL_S:
+                return result
 
     def __enter__(self) -> Self:
         self._due = time.monotonic() + _BEAT_S
