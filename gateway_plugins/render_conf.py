@@ -107,6 +107,7 @@ def _lines(plugins: tuple[str, ...], config: str, folder: str, start_cmd: str | 
         ),
         ("nginx_proxy_proxy_buffer_size", "32k", _HEADS),
         ("nginx_proxy_proxy_buffers", "8 32k", _HEADS),
+        ("nginx_http_charset", "off", "What a function says of its text goes as it is (Kong adds `; charset=UTF-8`)."),
         ("headers", "off", "What a function answers is not added to: no Server, Via and X-Kong-*."),
     ]
     return lines
