@@ -23,7 +23,7 @@ def fresh_key() -> str:
     return f"function:faas/acme/f{next(_names)}"
 
 
-async def until(is_true: Callable[[], bool], *, timeout_s: float = 10.0) -> None:
+async def until(is_true: Callable[[], bool], *, timeout_s: float = 30.0) -> None:
     """Wait for what another task brings about."""
     async with asyncio.timeout(timeout_s):
         while not is_true():  # noqa: ASYNC110  # many things bring it about, none of which tells of it
@@ -170,7 +170,7 @@ class ClusterContract:
             held[0] += 1
         assert not await find_place(porteros[0], key, 10, lambda: held[0])
         held[0] = 0
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not await porteros[-1].reserve(key, 10, 9):  # noqa: ASYNC110  # another process brings it about
                 await asyncio.sleep(0.05)
 

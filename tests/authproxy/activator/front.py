@@ -1,9 +1,12 @@
-"""An activator in front of a platform that speaks OpenFaaS's API over a socket, and a caller of it."""
+"""
+An activator in front of a platform that speaks OpenFaaS's API over a socket, and a caller of it.
+
+By the clock of the loop that a test runs on: a ``SteadyLoop`` where the test has times in it.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -35,15 +38,15 @@ REQUEST: Final = request_of()
 
 
 class Front:
-    """Enters and leaves as the gate does."""
+    """Enters and leaves as the gate does. ``arguments`` are the activator's; None: what it takes by itself."""
 
     def __init__(self, faas: FakeOpenFaas, **arguments: Any) -> None:
         self.faas = faas
         self.backend = OpenFaasBackend(BackendSpec("faas", "openfaas", faas.url, None), timeout_s=0.4)
         self.metrics = Metrics()
-        self.activator = Activator(
-            {"faas": self.backend}, self.metrics, **{"jitter": lambda: 0.0, "prober": always_there} | arguments
-        )
+        usual = {"clock": asyncio.get_running_loop().time, "jitter": lambda: 0.0, "prober": always_there}
+        given = {name: value for name, value in (usual | arguments).items() if value is not None}
+        self.activator = Activator({"faas": self.backend}, self.metrics, **given)
 
     async def enter(self, at: Place, principal: Principal = ANA, **how: Any) -> Grant | Deny:
         """At once if that may be, else held."""
@@ -68,9 +71,11 @@ async def always_there(*_: object) -> bool:
 async def front(**arguments: Any) -> AsyncIterator[Front]:
     async with FakeOpenFaas() as faas:
         made = Front(faas, **arguments)
-        yield made
-        await made.activator.close()
-        await made.backend.close()
+        try:
+            yield made
+        finally:
+            await made.activator.close()
+            await made.backend.close()
         assert made.activator.held == 0
 
 
@@ -84,8 +89,9 @@ def refused(answer: Grant | Deny) -> Deny:
     return answer
 
 
-async def until(condition: Callable[[], object], within_s: float = 3.0) -> None:
-    deadline = time.monotonic() + within_s
+async def until(condition: Callable[[], object], within_s: float = 10.0) -> None:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + within_s
     while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
+        assert loop.time() < deadline, "it did not come to pass"
         await asyncio.sleep(0.005)

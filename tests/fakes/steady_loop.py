@@ -1,0 +1,65 @@
+"""
+An event loop for which a machine that stands still does not exist: its clock stands still, too.
+
+Between two looks at its sockets its time goes on by ``MOST_S`` at the most, and while it waits by what it waits for and
+that. So no timer fires late because others had the processor, and none fires before what it was to wait for could
+happen; waits are as long as ever. What blocks a loop for longer than that it does not see: tests of that want another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+import time
+from typing import Final
+
+MOST_S: Final = 0.01
+
+
+class _Clock:
+    """Seconds."""
+
+    def __init__(self) -> None:
+        self._now = self._seen = time.monotonic()
+
+    def now(self) -> float:
+        return self._now + min(MOST_S, time.monotonic() - self._seen)
+
+    def pass_s(self, seconds: float) -> None:
+        self._now += seconds
+
+    def begin_to_wait(self) -> None:
+        self._now, self._seen = self.now(), time.monotonic()
+
+    def has_waited(self, at_most_s: float | None) -> None:
+        """None: for whatever comes, however long that takes."""
+        now = time.monotonic()
+        waited_s, self._seen = now - self._seen, now
+        self._now += waited_s if at_most_s is None else min(waited_s, max(0.0, at_most_s) + MOST_S)
+
+
+class _Selector(selectors.DefaultSelector):
+    def __init__(self, clock: _Clock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self._clock.begin_to_wait()
+        events = super().select(timeout)
+        self._clock.has_waited(timeout)
+        return events
+
+
+class SteadyLoop(asyncio.SelectorEventLoop):
+    """``time`` is the clock that tests on it measure by."""
+
+    def __init__(self) -> None:
+        self._steady = _Clock()
+        super().__init__(_Selector(self._steady))
+
+    def time(self) -> float:
+        return self._steady.now()
+
+    def pass_s(self, seconds: float) -> None:
+        """So long it has just been held up, by its own work: all that was due meanwhile is late."""
+        self._steady.pass_s(seconds)
