@@ -32,6 +32,7 @@ from authproxy.identity.tokens.api_key_file import new_key, write_line
 from authproxy.settings import Settings
 from tests.fakes.openfaas import FakeOpenFaas, Invocation
 from tests.fakes.own_keys import session_key, signing_key
+from tests.fakes.patient_redis import patience_with_redis
 from tests.fakes.provider import Key
 from tests.fakes.raw_client import RawClient
 from tests.fakes.redis_server import RedisServer
@@ -295,7 +296,7 @@ async def running_replicas(
 
     Args:
         number: of replicas.
-        redis: that they share.
+        redis: that they share, and wait for as long as a machine may stand still.
         store: of sessions, in both tenants.
         has_keys: they have a folder of keys.
         tenant: members of both tenants' files, besides.
@@ -303,7 +304,11 @@ async def running_replicas(
         provider: instead of the demo's; ``log_in`` is not for it.
         settings: of each Portero.
     """
-    with tempfile.TemporaryDirectory(prefix="portero-replicas-") as name, a_function_named_localhost():
+    with (
+        tempfile.TemporaryDirectory(prefix="portero-replicas-") as name,
+        a_function_named_localhost(),
+        patience_with_redis(),
+    ):
         folder, provider = Path(name), provider or LoginProvider()
         await provider.start()
         heads: list[Mapping[str, str]] = []

@@ -1,6 +1,8 @@
 """
 Logout everywhere: what one replica is told ends sessions, tokens, streams and websockets on another, within 5 s; and
 what merely grows old is cut when it has, unless it can be renewed. Two whole Porteros share a real Redis (AP-R54).
+
+Longer than other modules: every way to be out is held against everything that is open.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 import pytest
 
 from authproxy.demo.people import find_person
+from tests.fakes.jobs import until
 from tests.fakes.login_replicas import REPORT, LoginReplicas, Stream, cookie_of, running_replicas, session_of
 from tests.fakes.redis_server import RedisServer, redis_server
 from tests.fakes.scripted_browser import ScriptedBrowser
@@ -23,8 +26,10 @@ HERE, THERE = 0, 1
 """The replica that is told, and the other."""
 BOUND_S = 5.0
 """From a logout to its effect, everywhere."""
-SLACK_S = 2.0
-"""Of this machine: between an expiry and its effect there is a sweep of half a second."""
+SLACK_S = 5.0
+"""Of this machine: an expiry has its effect with a sweep each half second; what is forgotten stays for 25."""
+PATIENCE_S = 3
+"""For what has to happen within two seconds: these are made so many more."""
 CLOSED_1008 = b"\x88\x02\x03\xf0"
 NAVIGATION = [("Sec-Fetch-Mode", "navigate"), ("Sec-Fetch-Dest", "document"), ("Accept", "text/html")]
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
@@ -120,6 +125,8 @@ async def test_a_logout_at_one_replica_ends_it_at_the_other(
                 assert (answer.status, answer.reason) == (401, "session-expired")
                 sent = await world.ask(f"GET {REPORT}", at=at, cookie=stolen, fields=NAVIGATION)
                 assert (sent.status, (sent.field("location") or "").partition("?")[0]) == (302, "/.portero/login")
+            if ends_all:
+                assert await seconds.end(BOUND_S) - told_at <= BOUND_S
             await asyncio.sleep(0.2)
             assert seconds.is_open is not ends_all
             assert (await world.ask(f"GET {REPORT}", at=THERE, cookie=kept)).status == (401 if ends_all else 200)
@@ -127,18 +134,21 @@ async def test_a_logout_at_one_replica_ends_it_at_the_other(
             assert (await world.ask(f"GET {REPORT}", at=THERE, cookie=others)).status == 200
 
 
-async def test_who_logs_in_after_a_logout_is_in_everywhere(world: LoginReplicas) -> None:
+async def test_who_logs_in_after_a_logout_is_in_everywhere(
+    world: LoginReplicas, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
     Within the two seconds in which nobody can tell what came first, a login is refused with a page, and not sent round
     in circles by a provider that still knows the person; after that it is as good as any.
     """
+    monkeypatch.setattr("authproxy.identity.shared.marks.SKEW_S", 1 + PATIENCE_S)
     browser = await world.log_in()
     assert await world.tell_logout(at=HERE, sub="ana") == 200
     refused = await browser.go(world.origin() + REPORT)
     assert (refused.status, refused.field("X-Portero-Reason")) == (400, "login-failed")
     assert "logged out everywhere" in refused.text
     assert len(refused.hops) <= 4
-    await asyncio.sleep(2.1)
+    await asyncio.sleep(2.1 + PATIENCE_S)
     await world.log_in(browser=browser, at=THERE)
     assert [await outcome(world, browser, at) for at in (HERE, THERE)] == [(200, None)] * 2
 
@@ -197,7 +207,9 @@ async def test_tokens_of_one_provider_session_end_with_it(world: LoginReplicas) 
     tokens = [world.provider._signer.access_token(find_person("acme", "ana"), 300, one) for one in sessions]
     assert [await with_token(world, token) for token in tokens] == [200, 200]
     await by_sid(world, world.browser())
-    await asyncio.sleep(1.2)
+    async with asyncio.timeout(BOUND_S):
+        while await with_token(world, tokens[0]) != 401:  # noqa: ASYNC110  # the other replica tells nobody
+            await asyncio.sleep(0.05)
     assert [await with_token(world, token) for token in tokens] == [401, 200]
 
 
@@ -273,21 +285,21 @@ async def test_a_policy_change_cuts_what_a_session_opened(world: LoginReplicas) 
         assert socket.received == CLOSED_1008
 
 
-async def _cut_at(streams: tuple[Stream, ...], expires_at: float) -> None:
-    """All end when their credential does, and not before."""
-    ends = [await one.end(expires_at - time.time() + BOUND_S) for one in streams]
-    late_s = [end - expires_at for end in ends]
-    say(f"cut {late_s[0]:.3f} s and {late_s[1]:.3f} s after the expiry")
-    assert min(late_s) >= -1.0  # lifetimes are whole seconds
-    assert max(late_s) <= SLACK_S
+async def _cut_at(streams: tuple[Stream, ...], earliest: float, latest: float) -> None:
+    """All end when their credential does, which is between two instants, and not before."""
+    ends = [await one.end(latest - time.time() + SLACK_S + BOUND_S) for one in streams]
+    say(f"cut {ends[0] - latest:.3f} s and {ends[1] - latest:.3f} s after the expiry")
+    assert min(ends) >= earliest - 1.0  # lifetimes are whole seconds
+    assert max(ends) <= latest + SLACK_S
 
 
 async def test_what_a_token_opened_is_cut_when_it_expires(world: LoginReplicas) -> None:
     """AP-R54: at the token's ``exp``, the websocket with 1008."""
+    began = time.time()
     token = world.provider.issue_token("acme", "ana", ttl_s=3)
     expires_at = time.time() + 3
     async with world.stream(THERE, token=token) as stream, world.websocket(THERE, token=token) as socket:
-        await _cut_at((stream, socket), expires_at)
+        await _cut_at((stream, socket), began + 3, expires_at)
         assert socket.received == CLOSED_1008
 
 
@@ -298,11 +310,12 @@ async def test_what_a_session_without_refresh_opened_is_cut_when_it_expires(
     """The provider gives no refresh token: the session lasts as long as its access token."""
     async with running_replicas(2, redis=redis, store=store) as world:
         world.provider.gives_refresh_tokens, world.provider.login_ttl_s = False, 3
+        began = time.time()
         browser = await world.log_in()
         expires_at = time.time() + 3
         cookie = cookie_of(browser)
         async with world.stream(THERE, cookie=cookie) as stream, world.websocket(THERE, cookie=cookie) as socket:
-            await _cut_at((stream, socket), expires_at)
+            await _cut_at((stream, socket), began + 3, expires_at)
             assert socket.received == CLOSED_1008
         assert await outcome(world, browser) == (401, "session-expired")
 
@@ -312,26 +325,37 @@ async def test_what_a_session_opened_goes_on_while_it_can_be_refreshed(
     redis: RedisServer, short_lives: None, store: str
 ) -> None:
     """
-    Over several lives of the access token; the cookie that the browser has from before works afterwards on every
-    replica (the result is shared), though the provider has rotated the token that it holds.
+    Over several lives of the access token, until the grant is withdrawn; the cookie that the browser has from before
+    works afterwards on every replica (the result is shared), though the provider has rotated the token that it holds.
     """
     async with running_replicas(2, redis=redis, store=store) as world:
-        world.provider.login_ttl_s = 2
-        browser = await world.log_in()
-        cookie = cookie_of(browser)
-        async with world.stream(THERE, cookie=cookie) as stream, world.websocket(THERE, cookie=cookie) as socket:
-            await asyncio.sleep(6.5)
+        provider = world.provider
+        provider.login_ttl_s = 3
+        began = time.time()
+        cookie, other = cookie_of(await world.log_in()), cookie_of(await world.log_in("dan"))
+        async with (
+            world.stream(THERE, cookie=cookie) as stream,
+            world.websocket(THERE, cookie=cookie) as socket,
+            world.stream(THERE, cookie=other) as others,
+            world.websocket(THERE, cookie=other) as others_socket,
+        ):
+            await until(lambda: provider.refreshes >= 4, timeout_s=30)  # two of each
+            took_s = time.time() - began
+            assert all(one.is_open for one in (stream, socket, others, others_socket))
+            assert provider.refreshes <= 2 * took_s
+            say(f"{provider.refreshes} refreshes of two in {took_s:.1f} s")
+            provider.login_ttl_s = 300  # of the next one, which is fresh still when it is asked for
+            so_far, refresher = provider.refreshes, world.replicas[THERE].parts.identity.refresher
+            provider.withdraw("dan")
+            withdrawn_at = time.time()
+            ends = [await one.end(3 + SLACK_S + BOUND_S) - withdrawn_at for one in (others, others_socket)]
+            say(f"cut {ends[0]:.3f} s and {ends[1]:.3f} s after the grant was withdrawn")
+            assert max(ends) <= 3 + SLACK_S
+            assert others_socket.received == CLOSED_1008
+            await until(lambda: provider.refreshes > so_far and not refresher._flights)
             assert stream.is_open
             assert socket.is_open
-            assert 2 <= world.provider.refreshes <= 6
-            say(f"{world.provider.refreshes} refreshes in 6.5 s")
             for at in (HERE, THERE):
                 answer = await world.ask(f"GET {REPORT}", at=at, cookie=cookie)
                 assert answer.status == 200, answer.wire
                 assert bool(answer.all("set-cookie")) == (store == "cookie")
-            world.provider.withdraw("ana")
-            withdrawn_at = time.time()
-            ends = [await one.end(2 + BOUND_S) - withdrawn_at for one in (stream, socket)]
-            say(f"cut {ends[0]:.3f} s and {ends[1]:.3f} s after the grant was withdrawn")
-            assert max(ends) <= 2 + SLACK_S
-            assert socket.received == CLOSED_1008
