@@ -1,12 +1,19 @@
-"""The reload rules H1-H7 (docs/reload.md), on a real folder with a real watcher."""
+"""
+The reload rules H1-H7 (docs/reload.md), on a real folder with a real watcher.
+
+Longer than other modules: seven rules, and each way that a folder can change.
+"""
 
 import asyncio
 import json
 import os
 import shutil
+import sys
 import threading
 import time
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -17,6 +24,7 @@ from authproxy.policy_folder import FolderUnreadable, PolicyFolder, read_folder
 from policies.errors import PolicyError
 from policies.tables import PolicySet
 from tests.fakes.world import running_world
+from tests.policies import processor_time
 
 PLATFORM = """\
 version: 1
@@ -284,7 +292,8 @@ async def test_a_large_reload_does_not_stall_the_event_loop(path: Path) -> None:
     """
     H5: reloading 10,000 rules leaves no gap over 20 ms in nine of ten ticks, and no long one at all.
 
-    By the best of three reloads: one is enough to tell a stall of ours, which is in each of them, from the machine's.
+    By the best of three reloads, for a stall of ours is in each of them; on a machine that is slow at the moment gaps
+    may be longer by as much.
     """
     folder = PolicyFolder(path, Metrics())
     folder.load_first()
@@ -302,32 +311,52 @@ async def test_a_large_reload_does_not_stall_the_event_loop(path: Path) -> None:
         )
         gaps = await gaps_during(folder.reload())
         assert folder.active.rule_count >= 10_000
-        seen.append((gaps[int(len(gaps) * 0.9)], gaps[-1]))
-        usual_s, longest_s = map(min, zip(*seen, strict=True))
+        slowness = max(1.0, processor_time._yardstick_s() / processor_time.YARDSTICK_S)
+        usual_s, longest_s = gaps[int(len(gaps) * 0.9)] / slowness, gaps[-1] / slowness
+        seen.append((usual_s, longest_s))
         if usual_s < 0.02 and longest_s < 0.15:
             break
     else:
         pytest.fail(f"usual and longest gap of each reload: {seen}")
 
 
+WITNESS = """
+import select, sys, time
+print(flush=True)
+last = time.monotonic()
+while not select.select([sys.stdin], [], [], 0.001)[0]:
+    now = time.monotonic()
+    if now - last > 0.02:
+        print(last, now)
+    last = now
+"""
+"""A process of its own: when it had no time either, it was the machine that stood still."""
+
+
 async def gaps_during(reload: Awaitable[bool]) -> list[float]:
-    """Between the turns of the event loop, in seconds, the shortest first."""
-    gaps: list[float] = []
+    """Between the turns of the event loop, in seconds, without those of the machine; the shortest first."""
+    ticks = [time.monotonic()]
 
     async def tick() -> None:
-        last = time.perf_counter()
         while True:
             await asyncio.sleep(0.001)
-            now = time.perf_counter()
-            gaps.append(now - last)
-            last = now
+            ticks.append(time.monotonic())
 
+    witness = await asyncio.create_subprocess_exec(sys.executable, "-c", WITNESS, stdin=PIPE, stdout=PIPE)
+    assert witness.stdout is not None
+    await witness.stdout.readline()
+    ticks[:] = [time.monotonic()]
     ticking = asyncio.get_running_loop().create_task(tick())
     try:
         assert await reload
     finally:
         ticking.cancel()
-    return sorted(gaps)
+        told, _ = await witness.communicate(b"")
+    lost = [tuple(map(float, line.split())) for line in told.splitlines()]
+    return sorted(
+        end - begin - sum(max(0.0, min(end, to) - max(begin, since)) for since, to in lost)
+        for begin, end in pairwise(ticks)
+    )
 
 
 async def test_a_change_before_the_watcher_watches_is_seen(path: Path) -> None:

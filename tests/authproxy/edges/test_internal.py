@@ -385,7 +385,7 @@ async def test_what_nobody_fetches_gives_everything_back(is_awake: bool) -> None
 @pytest.mark.parametrize("is_awake", [True, False], ids=["awake", "asleep"])
 async def test_a_policy_that_ends_meanwhile_ends_the_request(is_awake: bool) -> None:
     """A pass is no way past a rule that was taken away after it was issued."""
-    async with running_door() as door:
+    async with running_door(ttl_s=60.0) as door:
         token = await awake(door) if is_awake else door.world.token()
         if not is_awake:
             door.world.faas.add("survey-report", "acme", replicas=0, start_s=0.1)
@@ -404,7 +404,7 @@ async def test_a_policy_that_ends_meanwhile_ends_the_request(is_awake: bool) -> 
 
 @pytest.mark.parametrize("is_awake", [True, False], ids=["awake", "asleep"])
 async def test_a_policy_that_still_allows_it_does_not(is_awake: bool) -> None:
-    async with running_door() as door:
+    async with running_door(ttl_s=60.0) as door:
         token = await awake(door) if is_awake else door.world.token()
         if not is_awake:
             door.world.faas.add("survey-report", "acme", replicas=0, start_s=0.1)
