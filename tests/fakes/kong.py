@@ -120,6 +120,10 @@ class KongFront:
                 if step.is_lua and (snippets := step.snippets(phase)):
                     chain.compiled[step.entity.name, phase] = [self._lua.compile(code) for code in snippets]
 
+    def said(self, text: str) -> int:
+        """How many lines of the error log have ``text`` in them."""
+        return sum(text in line for trace in self.requests for _, line in trace.log)
+
     async def start(self, port: int = 0) -> None:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._protocol, "127.0.0.1", port, backlog=2048)

@@ -22,9 +22,10 @@ from typing import Any, Final
 from authproxy.kong_app import KongApp
 from authproxy.settings import Settings
 from tests.fakes.kong import KongFront
-from tests.fakes.kong_world import DUMPS, rendered, settings_of
+from tests.fakes.kong_world import DUMPS, Front, rendered, settings_of
 from tests.fakes.openfaas import FakeOpenFaas
 from tests.fakes.provider import FakeProvider, Key
+from tests.fakes.real_kong import RealKong
 from tests.fakes.world import PLAIN, RawAnswer, send_raw, write_world
 
 ROOT: Final = Path(__file__).parents[2]
@@ -36,7 +37,7 @@ class KilledWorld:
     """``server`` is killed, frozen and started as a test wants it; Kong stays."""
 
     folder: Path
-    kong: KongFront
+    kong: KongFront | RealKong
     provider: FakeProvider
     faas: FakeOpenFaas
     server: Process | None = None
@@ -87,7 +88,9 @@ class KilledWorld:
 
 
 @contextlib.asynccontextmanager
-async def killed_world(source: Path = PLAIN, *, read_timeout_s: float = 10.0) -> AsyncIterator[KilledWorld]:
+async def killed_world(
+    source: Path = PLAIN, *, read_timeout_s: float = 10.0, front: Front = KongFront
+) -> AsyncIterator[KilledWorld]:
     """The plugin server runs; ``read_timeout_s`` is Kong's patience with it."""
     with tempfile.TemporaryDirectory(prefix="portero-kong-") as name:
         folder = Path(name)
@@ -97,7 +100,7 @@ async def killed_world(source: Path = PLAIN, *, read_timeout_s: float = 10.0) ->
             (folder / "secrets" / "acme" / "ci.pem").write_bytes(Key(None, "EC", 77).public_pem())
             (folder / "sockets").mkdir()
             config = rendered(folder / "policies")
-            async with KongFront(config, folder / "sockets", dumps=DUMPS, read_timeout_s=read_timeout_s) as kong:
+            async with front(config, folder / "sockets", dumps=DUMPS, read_timeout_s=read_timeout_s) as kong:
                 world = KilledWorld(folder, kong, provider, faas)
                 try:
                     await world.start()

@@ -71,6 +71,10 @@ class Router:
     def match(self, host: bytes | None, uri: bytes, scheme: bytes = b"http") -> Match | None:
         """``host``: the Host field as sent; ``uri``: ``$request_uri``."""
         path = normalized(uri.partition(b"?")[0] if not uri.startswith(b"?") else uri)
+        try:
+            path.decode()
+        except UnicodeDecodeError:  # "invalid utf-8 sequence", of traditional_compatible, which is the default
+            return None
         name, with_port = _split_port(host or b"", b"443" if scheme == b"https" else b"80")
         category = 0
         if host is not None and any(_has_host(one, host, name, with_port) for one in self._entries if one.hosts):

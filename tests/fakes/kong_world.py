@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
+
 from authproxy.kong_app import KongApp
 from authproxy.settings import Settings
 from gateway_plugins.plugins import PLUGINS, dump
@@ -18,6 +20,7 @@ from tests.fakes.kong import KongFront, RequestTrace
 from tests.fakes.kong_config import Dumps
 from tests.fakes.openfaas import FakeOpenFaas
 from tests.fakes.provider import FakeProvider, Key
+from tests.fakes.real_kong import WITHOUT_KONG, RealKong
 from tests.fakes.world import (
     PLAIN,
     RawAnswer,
@@ -28,6 +31,12 @@ from tests.fakes.world import (
     write_world,
 )
 
+FRONTS: Final = [
+    pytest.param(KongFront, id="stand-in"),
+    pytest.param(RealKong, id="kong", marks=[pytest.mark.kong, WITHOUT_KONG]),
+]
+"""What a test of Kong is run with: parameters."""
+Front = type[KongFront] | type[RealKong]
 DUMPS: Final[Dumps] = {name: dump(name) for name in PLUGINS}
 
 
@@ -47,7 +56,9 @@ def _rendered_once(source: Path, *, chain: bool) -> str:
 class KongWorld(World):
     """Kong in front of Portero's plugins and internal listener; ``send`` and ``get`` ask Kong."""
 
-    def __init__(self, folder: Path, provider: FakeProvider, faas: FakeOpenFaas, app: KongApp, kong: KongFront) -> None:
+    def __init__(
+        self, folder: Path, provider: FakeProvider, faas: FakeOpenFaas, app: KongApp, kong: KongFront | RealKong
+    ) -> None:
         super().__init__(folder, provider, faas, app)
         self.kong = kong
 
@@ -70,9 +81,14 @@ class KongWorld(World):
 
 @contextlib.asynccontextmanager
 async def running_kong_world(
-    source: Path = PLAIN, *, chain: bool = False, kong: dict[str, Any] | None = None, **settings: Any
+    source: Path = PLAIN,
+    *,
+    chain: bool = False,
+    front: Front = KongFront,
+    kong: dict[str, Any] | None = None,
+    **settings: Any,
 ) -> AsyncIterator[KongWorld]:
-    """Everything started. ``chain``: the four plugins instead of one; ``kong``: arguments of ``KongFront``."""
+    """Everything started. ``chain``: the four plugins instead of one; ``kong``: more arguments of ``front``."""
     with tempfile.TemporaryDirectory(prefix="portero-kong-") as name, a_function_named_localhost():
         folder = Path(name)
         async with (
@@ -89,8 +105,9 @@ async def running_kong_world(
             await app.start()
             try:
                 config = _rendered_once(source, chain=chain)
-                async with KongFront(config, folder / "sockets", dumps=DUMPS, **(kong or {})) as front:
-                    yield KongWorld(folder, provider, faas, app, front)
+                options = {"counts": True} if front is RealKong else {}
+                async with front(config, folder / "sockets", dumps=DUMPS, **options, **(kong or {})) as running:
+                    yield KongWorld(folder, provider, faas, app, running)
             finally:
                 await app.stop(0.5)
 

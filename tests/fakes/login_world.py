@@ -19,7 +19,7 @@ from authproxy.app import App
 from authproxy.kong_app import KongApp
 from authproxy.settings import Settings
 from tests.fakes.kong import KongFront
-from tests.fakes.kong_world import DUMPS, rendered
+from tests.fakes.kong_world import DUMPS, Front, rendered
 from tests.fakes.oidc_provider import Issuer, IssuerSettings, OidcProvider, running_oidc_provider
 from tests.fakes.openfaas import FakeOpenFaas
 from tests.fakes.scripted_browser import ScriptedBrowser
@@ -112,6 +112,7 @@ async def running_login_world(
     entries: Mapping[str, Mapping[str, Any]] | None = None,
     tenant: Mapping[str, Any] | None = None,
     kong: Literal["portero", "chain"] | None = None,
+    front: Front = KongFront,
     **settings: Any,
 ) -> AsyncIterator[LoginWorld]:
     """
@@ -121,7 +122,8 @@ async def running_login_world(
         issuers: each becomes an entry of ``identity`` of the same name.
         entries: issuer's name -> members of that entry.
         tenant: members of both tenants' files.
-        kong: which plugins stand before it, in a stand-in for Kong; None: it is its own front.
+        kong: which plugins stand before it, in Kong; None: it is its own front.
+        front: what is Kong then.
         settings: of Portero.
     """
     with tempfile.TemporaryDirectory(prefix="portero-login-") as name:
@@ -139,7 +141,9 @@ async def running_login_world(
             backends = {"faas": {"kind": "openfaas", "url": faas.url}}
             hosts = {one: {"hosts": [f"{one}.localhost"], "backend": "faas", "namespace": one} for one in TENANTS}
             _write(folder, "policies/platform.yaml", {"version": 1, "backends": backends, "tenants": hosts})
-            async with _running_app(folder, Settings.model_validate(_settings(folder) | settings), kong) as running:
+            async with _running_app(
+                folder, Settings.model_validate(_settings(folder) | settings), kong, front
+            ) as running:
                 world = LoginWorld(folder, provider, faas, *running)
                 for one in issuers:
                     await provider[one.name].set_clients(world.client())
@@ -148,7 +152,7 @@ async def running_login_world(
 
 @contextlib.asynccontextmanager
 async def _running_app(
-    folder: Path, settings: Settings, kong: str | None
+    folder: Path, settings: Settings, kong: str | None, front: Front
 ) -> AsyncIterator[tuple[App, tuple[str, int]]]:
     app = App(settings) if kong is None else KongApp(settings)
     await app.start()
@@ -157,8 +161,8 @@ async def _running_app(
             yield app, app.public_address
             return
         config = rendered(folder / "policies", chain=kong == "chain")
-        async with KongFront(config, settings.kong_sockets, dumps=DUMPS) as front:
-            yield app, front.address
+        async with front(config, settings.kong_sockets, dumps=DUMPS) as running:
+            yield app, running.address
     finally:
         await app.stop(0.5)
 

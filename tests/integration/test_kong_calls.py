@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 import pytest_asyncio
 
-from tests.fakes.kong_world import KongWorld, running_kong_world
+from tests.fakes.kong_world import Front, KongWorld, running_kong_world
 from tests.fakes.raw_client import RawClient
 from tests.fakes.upstream import Peer, ScriptedUpstream
 from tests.fakes.world import VECTOR_WORLDS, request_bytes
@@ -34,8 +34,8 @@ def _awake_once_is_awake() -> Iterator[None]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def world() -> AsyncIterator[KongWorld]:
-    async with running_kong_world() as world:
+async def world(front: Front) -> AsyncIterator[KongWorld]:
+    async with running_kong_world(front=front) as world:
         for name in ("survey-report", "survey-web", "survey-submit"):
             world.faas.add(name, "acme")
             await world.get(f"/function/{name}", token=world.token())  # from now on it is known to be awake
@@ -111,9 +111,9 @@ async def test_a_cold_function_costs_two_calls(world: KongWorld) -> None:
     assert world.trace.target == world.app.public_address
 
 
-async def test_a_chain_costs_what_its_plugins_cost() -> None:
+async def test_a_chain_costs_what_its_plugins_cost(front: Front) -> None:
     """Facts, what the one before has found, what this one has: eleven calls of four plugins."""
-    async with running_kong_world(chain=True) as world:
+    async with running_kong_world(chain=True, front=front) as world:
         world.faas.add("survey-report", "acme")
         for _ in range(2):
             answer = await world.send(request_bytes(f"GET {REPORT}", token=world.token()))
@@ -123,7 +123,7 @@ async def test_a_chain_costs_what_its_plugins_cost() -> None:
         assert (answer.status, len(world.trace.pdk_calls)) == (401, 5)
 
 
-async def test_a_websocket_costs_two_calls(tmp_path: Path) -> None:
+async def test_a_websocket_costs_two_calls(front: Front, tmp_path: Path) -> None:
     """Of a public function, which Kong asks itself: the upgrade goes through, then bytes both ways."""
 
     async def echo(peer: Peer) -> None:
@@ -137,7 +137,7 @@ async def test_a_websocket_costs_two_calls(tmp_path: Path) -> None:
     async with ScriptedUpstream(echo) as upstream:
         for file in (VECTOR_WORLDS / "one-namespace").glob("*.yaml"):
             (tmp_path / file.name).write_text(file.read_text().replace("8081", str(upstream.address.port)))
-        async with running_kong_world(tmp_path) as world:
+        async with running_kong_world(tmp_path, front=front) as world:
             world.faas.add("localhost", "shared")
             await world.get("/function/localhost", host="red.test")  # from now on it is known to be awake
             upgrade = [
@@ -152,5 +152,6 @@ async def test_a_websocket_costs_two_calls(tmp_path: Path) -> None:
                 await client.send(b"hello")
                 assert await client.reader.readexactly(5) == b"HELLO"
             assert (world.trace.pdk_calls, world.trace.round_trips) == (ALLOWED, 3)
-            assert world.trace.target == ("localhost", upstream.address.port)
+            assert world.trace.target is not None
+            assert world.trace.target[1] == upstream.address.port
     assert b"upgrade: websocket" in upstream.heads[-1].lower()

@@ -14,7 +14,7 @@ from authproxy.gate.verdict import Undecided
 from policies.coldstart import STARTING_S
 from policies.request import Head
 from tests.fakes.internal import Door, running_door, until
-from tests.fakes.kong_world import KongWorld, running_kong_world
+from tests.fakes.kong_world import Front, KongWorld, running_kong_world
 from tests.fakes.world import request_bytes
 
 REQUESTS = 200
@@ -82,8 +82,8 @@ async def test_half_of_the_callers_leave(door: Door) -> None:
 
 
 @pytest.fixture
-async def kong() -> AsyncIterator[KongWorld]:
-    async with running_kong_world() as world:
+async def kong(front: Front) -> AsyncIterator[KongWorld]:
+    async with running_kong_world(front=front) as world:
         yield world
 
 

@@ -14,6 +14,7 @@ from typing import Literal
 
 import pytest
 
+from tests.fakes.kong_world import Front
 from tests.fakes.login_world import LoginWorld, running_login_world
 from tests.fakes.oidc_provider import IssuerSettings, Ttl
 from tests.fakes.scripted_browser import Page, ScriptedBrowser
@@ -25,8 +26,8 @@ Plugins = Literal["portero", "chain"]
 
 
 @pytest.fixture(params=["portero", "chain"])
-async def world(request: pytest.FixtureRequest) -> AsyncIterator[LoginWorld]:
-    async with running_login_world(kong=request.param) as running:
+async def world(request: pytest.FixtureRequest, front: Front) -> AsyncIterator[LoginWorld]:
+    async with running_login_world(kong=request.param, front=front) as running:
         yield running
 
 
