@@ -1,8 +1,8 @@
 """
 What every ``StateStore`` must do, whoever keeps the state.
 
-Subclass ``StateStoreContract`` as ``Test...`` and give it the fixture ``world``. Real time passes only for
-a real server.
+Subclass ``StateStoreContract`` as ``Test...`` and give it the fixture ``world``. A world's time passes as fast as it
+likes; beside it real time may pass, seconds of it, which ends nothing that is to last.
 """
 
 from __future__ import annotations
@@ -56,18 +56,19 @@ class StateStoreContract:
     async def test_what_was_put_last_counts(self, world: World) -> None:
         """``put`` overwrites, and the time to live starts anew."""
         name = fresh_key()
-        await world.at(0).put(name, b"first", 0.05)
+        await world.at(0).put(name, b"first", 30.0)
         await world.at(1).put(name, b"second", 60.0)
-        await world.wait(0.1)
+        await world.wait(31.0)
         assert await world.at(0).get(name) == b"second"
 
     async def test_a_value_ends_with_its_time(self, world: World) -> None:
         """After its time to live a value is not there for any call, and its key is free."""
         get, take, add, newer = (fresh_key() for _ in range(4))
         for name in (get, take, add):
-            await world.at(0).put(name, b"old", 0.05)
-        await world.at(0).put_newer(newer, 9, b"old", 0.05)
-        await world.wait(0.1)
+            await world.at(0).put(name, b"old", 30.0)
+        await world.at(0).put_newer(newer, 9, b"old", 30.0)
+        assert await world.at(1).get(get) == b"old"
+        await world.wait(30.1)
         assert await world.at(1).get(get) is None
         assert await world.at(1).take(take) is None
         assert await world.at(1).add(add, b"new", 60.0)
@@ -159,9 +160,9 @@ class StateStoreContract:
     async def test_a_lease_ends_with_its_time(self, world: World) -> None:
         """A holder that is dead keeps nobody waiting for longer, and can no longer renew."""
         name = fresh_key("refresh")
-        first = await world.at(0).acquire(name, "a", 0.05)
+        first = await world.at(0).acquire(name, "a", 30.0)
         assert await world.at(1).acquire(name, "b", 60.0) is None
-        await world.wait(0.1)
+        await world.wait(30.1)
         assert not await world.at(0).renew(name, "a", 60.0)
         second = await world.at(1).acquire(name, "b", 60.0)
         assert first is not None
@@ -172,10 +173,10 @@ class StateStoreContract:
     async def test_a_renewed_lease_goes_on(self, world: World) -> None:
         """Renewed in time it outlives its first time to live."""
         name = fresh_key("refresh")
-        assert await world.at(0).acquire(name, "a", 0.2) is not None
+        assert await world.at(0).acquire(name, "a", 60.0) is not None
         for _ in range(3):
-            await world.wait(0.1)
-            assert await world.at(0).renew(name, "a", 0.2)
+            await world.wait(40.0)
+            assert await world.at(0).renew(name, "a", 60.0)
         assert await world.at(1).acquire(name, "b", 60.0) is None
 
     async def test_a_lease_can_be_given_up_by_its_holder_alone(self, world: World) -> None:
@@ -206,11 +207,11 @@ class StateStoreContract:
         name = fresh_key("refresh")
         numbers = []
         for turn in range(12):
-            number = await world.at(turn).acquire(name, f"h{turn}", 0.03 if turn % 4 == 0 else 60.0)
+            number = await world.at(turn).acquire(name, f"h{turn}", 30.0 if turn % 4 == 0 else 60.0)
             assert number is not None
             numbers.append(number)
             if turn % 4 == 0:
-                await world.wait(0.06)
+                await world.wait(30.1)
             else:
                 await world.at(turn).release(name, f"h{turn}")
         assert numbers == sorted(set(numbers))

@@ -4,6 +4,9 @@ An event loop for which a machine that stands still does not exist: its clock st
 Between two looks at its sockets its time goes on by ``MOST_S`` at the most, and while it waits by what it waits for and
 that. So no timer fires late because others had the processor, and none fires before what it was to wait for could
 happen; waits are as long as ever. What blocks a loop for longer than that it does not see: tests of that want another.
+
+A module whose tests run on it says ``LOOP = SteadyLoop``, below a conftest that takes
+``pytest_asyncio_loop_factories`` from here.
 """
 
 from __future__ import annotations
@@ -11,7 +14,10 @@ from __future__ import annotations
 import asyncio
 import selectors
 import time
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import pytest
 
 MOST_S: Final = 0.01
 
@@ -63,3 +69,9 @@ class SteadyLoop(asyncio.SelectorEventLoop):
     def pass_s(self, seconds: float) -> None:
         """So long it has just been held up, by its own work: all that was due meanwhile is late."""
         self._steady.pass_s(seconds)
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loop of a module's tests: its ``LOOP``, else the usual one."""
+    module: Any = item.getparent(pytest.Module)
+    return {"loop": getattr(module.obj, "LOOP", asyncio.new_event_loop)}

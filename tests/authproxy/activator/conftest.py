@@ -1,14 +1,7 @@
-"""Which event loop a module's tests run on: its ``LOOP``, else the usual one."""
+"""Modules of this folder say which event loop their tests run on."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping
-from typing import Any
+from tests.fakes.steady_loop import pytest_asyncio_loop_factories
 
-import pytest
-
-
-def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    module: Any = item.getparent(pytest.Module)
-    return {"loop": getattr(module.obj, "LOOP", asyncio.new_event_loop)}
+__all__ = ["pytest_asyncio_loop_factories"]

