@@ -24,6 +24,11 @@ class RawAnswer:
         return values[0] if values else None
 
 
+def unread(reader: asyncio.StreamReader) -> bytes:
+    """What had come before a connection was reset; a stream that was not read by then shows nothing but the error."""
+    return bytes(reader._buffer)  # type: ignore[attr-defined]
+
+
 class RawClient:
     """``async with RawClient(address) as client``."""
 
@@ -87,11 +92,15 @@ class RawClient:
         return data[:-2]
 
     async def until_end(self) -> bytes:
-        """Everything up to the close, within twenty seconds."""
+        """Everything up to the close, within twenty seconds; of a connection that was reset what had come before."""
+        wire = b""
         try:
-            return await asyncio.wait_for(self.reader.read(), 20)
+            async with asyncio.timeout(20):
+                while piece := await self.reader.read(65536):
+                    wire += piece
         except ConnectionError:
-            return b""
+            wire += unread(self.reader)
+        return wire
 
     def close(self) -> None:
         """FIN."""

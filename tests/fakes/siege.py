@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.fakes.openfaas import FakeOpenFaas
-from tests.fakes.raw_client import RawClient
+from tests.fakes.raw_client import RawClient, unread
 from tests.fakes.tap import Tap
 from tests.fakes.world import RawAnswer, World, parse_answer, running_world
 
@@ -178,12 +178,15 @@ async def send_wire(address: tuple[str, int], data: bytes, *, timeout_s: float, 
     wire = b""
     try:
         writer.write(data)
-        with contextlib.suppress(ConnectionError, TimeoutError):
-            if half_close:
+        if half_close:
+            with contextlib.suppress(ConnectionError):
                 writer.write_eof()
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 while piece := await reader.read(65536):
                     wire += piece
+    except ConnectionError:
+        wire += unread(reader)
     finally:
         writer.transport.abort()
     return wire

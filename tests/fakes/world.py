@@ -18,6 +18,7 @@ from authproxy.app import App
 from authproxy.settings import Settings
 from tests.fakes.openfaas import FakeOpenFaas, Invocation, echo
 from tests.fakes.provider import FakeProvider, Key
+from tests.fakes.raw_client import unread
 
 PLAIN: Final = Path(__file__).parents[1] / "worlds" / "plain"
 VECTOR_WORLDS: Final = Path(__file__).parents[1] / "vectors" / "worlds"
@@ -92,10 +93,12 @@ async def send_raw(
         if half_close:
             writer.write_eof()
         wire = b""
-        with contextlib.suppress(ConnectionError):
+        try:
             async with asyncio.timeout(timeout_s):
                 while piece := await reader.read(65536):
                     wire += piece
+        except ConnectionError:
+            wire += unread(reader)
         return parse_answer(wire) if wire else None
     finally:
         writer.close()
