@@ -1,7 +1,8 @@
 """
 What a person, and what a hostile page, can do in a real browser in front of the demo.
 
-One demo and one browser for all; each test is another person with a profile of his own.
+One demo and one browser for all; each test is another person with a profile of his own. Longer than other modules: they
+are what makes it slow.
 """
 
 from __future__ import annotations
@@ -66,6 +67,9 @@ async def demo(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Demo]:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("XDG_RUNTIME_DIR", "XDG_CACHE_HOME"):
             patch.setenv(name, str(tmp_path_factory.mktemp(name)))
+        # Pages that come back by themselves do so when they have been looked at, however long that takes.
+        patch.setattr("policies.waiting_page.SOONEST_S", 60)
+        patch.setattr("authproxy.pages.result.POLL_S", 60)
         async with running_demo() as running:
             yield running
 
@@ -345,7 +349,7 @@ async def test_a_page_of_another_origin_cannot_use_the_session(
     assert "origin-refused" in await page.inner_text("body")
 
     for path, count in (("/answers", 1), ("/live", 1), (LOGOUT, 2)):
-        async with asyncio.timeout(5):  # the audit is written a little later
+        async with asyncio.timeout(15):  # the audit is written a little later
             while len(found := refusals(demo, path)[seen[path] :]) < count:  # noqa: ASYNC110 - a file tells nobody
                 await asyncio.sleep(0.02)
         assert found == ["origin-refused"] * count
