@@ -30,4 +30,5 @@ def patience_with_redis(patience_s: float = PATIENCE_S) -> Iterator[None]:
             stack.enter_context(patch.dict(made.__kwdefaults__, timeout_s=patience_s))
         for module in ("identity.shared.revocations", "activator.cluster_redis"):
             stack.enter_context(patch(f"authproxy.{module}.START_S", 5 * patience_s))
+        stack.enter_context(patch("authproxy.activator.cluster_places.PATIENCE_S", patience_s))
         yield
