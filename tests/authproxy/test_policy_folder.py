@@ -15,6 +15,7 @@ from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -292,6 +293,7 @@ async def test_a_large_reload_does_not_stall_the_event_loop(path: Path) -> None:
     """
     H5: reloading 10,000 rules leaves no gap over 20 ms in nine of ten ticks, and no long one at all.
 
+    By processor time, which a machine that stands still takes from nobody, and by the clock, should the loop only wait.
     By the best of three reloads, for a stall of ours is in each of them; on a machine that is slow at the moment gaps
     may be longer by as much.
     """
@@ -312,12 +314,13 @@ async def test_a_large_reload_does_not_stall_the_event_loop(path: Path) -> None:
         gaps = await gaps_during(folder.reload())
         assert folder.active.rule_count >= 10_000
         slowness = max(1.0, processor_time._yardstick_s() / processor_time.YARDSTICK_S)
-        usual_s, longest_s = gaps[int(len(gaps) * 0.9)] / slowness, gaps[-1] / slowness
-        seen.append((usual_s, longest_s))
-        if usual_s < 0.02 and longest_s < 0.15:
+        busy = sorted(gap.busy_s / slowness for gap in gaps)
+        usual_s, longest_s, waited_s = busy[int(len(busy) * 0.9)], busy[-1], max(gap.waited_s for gap in gaps)
+        seen.append((usual_s, longest_s, waited_s))
+        if usual_s < 0.02 and longest_s < 0.15 and waited_s < 1:
             break
     else:
-        pytest.fail(f"usual and longest gap of each reload: {seen}")
+        pytest.fail(f"usual and longest gap of each reload, and the longest by the clock: {seen}")
 
 
 WITNESS = """
@@ -333,31 +336,42 @@ while not select.select([sys.stdin], [], [], 0.001)[0]:
 """A process of its own: when it had no time either, it was the machine that stood still."""
 
 
-async def gaps_during(reload: Awaitable[bool]) -> list[float]:
-    """Between the turns of the event loop, in seconds, without those of the machine; the shortest first."""
-    ticks = [time.monotonic()]
+class Gap(NamedTuple):
+    """Between two turns of the event loop."""
+
+    busy_s: float
+    """Processor time of the process."""
+    waited_s: float
+    """By the clock, without what the machine stood still."""
+
+
+async def gaps_during(reload: Awaitable[bool]) -> list[Gap]:
+    ticks: list[tuple[float, float]] = []
+
+    def note() -> None:
+        ticks.append((time.process_time(), time.monotonic()))
 
     async def tick() -> None:
         while True:
             await asyncio.sleep(0.001)
-            ticks.append(time.monotonic())
+            note()
 
     witness = await asyncio.create_subprocess_exec(sys.executable, "-c", WITNESS, stdin=PIPE, stdout=PIPE)
     assert witness.stdout is not None
     await witness.stdout.readline()
-    ticks[:] = [time.monotonic()]
+    note()
     ticking = asyncio.get_running_loop().create_task(tick())
     try:
         assert await reload
-        ticks.append(time.monotonic())  # what held the loop up may have been the last of it
+        note()  # what held the loop up may have been the last of it
     finally:
         ticking.cancel()
         told, _ = await witness.communicate(b"")
     lost = [tuple(map(float, line.split())) for line in told.splitlines()]
-    return sorted(
-        end - begin - sum(max(0.0, min(end, to) - max(begin, since)) for since, to in lost)
-        for begin, end in pairwise(ticks)
-    )
+    return [
+        Gap(busy - was_busy, end - begin - sum(max(0.0, min(end, to) - max(begin, since)) for since, to in lost))
+        for (was_busy, begin), (busy, end) in pairwise(ticks)
+    ]
 
 
 async def test_a_change_before_the_watcher_watches_is_seen(path: Path) -> None:
