@@ -1,9 +1,10 @@
 """
 An event loop for which a machine that stands still does not exist: its clock stands still, too.
 
-Between two looks at its sockets its time goes on by ``MOST_S`` at the most, and while it waits by what it waits for and
-that. So no timer fires late because others had the processor, and none fires before what it was to wait for could
-happen; waits are as long as ever. What blocks a loop for longer than that it does not see: tests of that want another.
+Between two looks at its sockets its time goes on by what this thread has used of a processor and ``MOST_S``; while it
+waits, by what it waits for and that. So no timer fires late because others had the processor, and none fires before
+what it was to wait for could happen; waits and work are as long as ever. What blocks a loop without working it does not
+see: tests of that want another.
 
 A module whose tests run on it says ``LOOP = SteadyLoop``, below a conftest that takes
 ``pytest_asyncio_loop_factories`` from here.
@@ -19,7 +20,7 @@ from typing import Any, Final
 
 import pytest
 
-MOST_S: Final = 0.01
+MOST_S: Final = 0.001
 
 
 class _Clock:
@@ -27,15 +28,16 @@ class _Clock:
 
     def __init__(self) -> None:
         self._now = self._seen = time.monotonic()
+        self._worked = time.thread_time()
 
     def now(self) -> float:
-        return self._now + min(MOST_S, time.monotonic() - self._seen)
+        return self._now + min(time.monotonic() - self._seen, time.thread_time() - self._worked + MOST_S)
 
     def pass_s(self, seconds: float) -> None:
         self._now += seconds
 
     def begin_to_wait(self) -> None:
-        self._now, self._seen = self.now(), time.monotonic()
+        self._now, self._seen, self._worked = self.now(), time.monotonic(), time.thread_time()
 
     def has_waited(self, at_most_s: float | None) -> None:
         """None: for whatever comes, however long that takes."""

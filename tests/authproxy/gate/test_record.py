@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import shutil
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -66,16 +65,11 @@ async def test_a_client_that_leaves_while_held_is_in_the_audit(world: World) -> 
     world.faas.add("survey-report", "acme", replicas=0, start_s=60)
     _, writer = await asyncio.open_connection(*world.app.public_address)
     writer.write(request_bytes("GET /reports/es", token=world.token()))
-    deadline = time.monotonic() + 5
-    while not world.app.parts.activator.held:
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
+    await until(lambda: world.app.parts.activator.held)
     await asyncio.sleep(0.1)
     writer.close()
-    while not (found := lines(world)):
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
-    (line,) = found
+    await until(lambda: lines(world))
+    (line,) = lines(world)
     assert (line["reason"], line["status"], line["subject"]) == ("client-gone", 499, "login|ana")
     assert line["held_ms"] >= 100
     assert world.app.parts.metrics.decisions_total.value(("proxy", "acme", "deny", "client-gone")) == 1
@@ -83,24 +77,34 @@ async def test_a_client_that_leaves_while_held_is_in_the_audit(world: World) -> 
 
 @contextlib.asynccontextmanager
 async def one_is_held(folder: Path, cold_start: str) -> AsyncIterator[World]:
-    """A world whose reports hold one request and no more; that one is held until the block ends."""
+    """A world whose reports hold one request and no more; that one is held until they ``wake``, or the block ends."""
     shutil.copytree(PLAIN, folder)
     text = (folder / "acme.yaml").read_text()
     assert _REPORT in text
-    text = text.replace(_REPORT, f"survey-report: {{cold_start: {{max_wait: 10s, max_held: 1, {cold_start}}}}}")
+    text = text.replace(_REPORT, f"survey-report: {{cold_start: {{max_wait: 60s, max_held: 1, {cold_start}}}}}")
     (folder / "acme.yaml").write_text(text)
     async with running_world(folder) as world:
-        world.faas.add("survey-report", "acme", replicas=0, start_s=0.3)
-        first = asyncio.create_task(world.get("/reports/es", token=world.token()))
-        await until(lambda: world.app.parts.activator.held)
-        yield world
-        assert (await first).status == 200
+        world.faas.add("survey-report", "acme", replicas=0, start_s=600)
+        first = asyncio.create_task(world.send(request_bytes("GET /reports/es", token=world.token()), timeout_s=50))
+        try:
+            await until(lambda: world.app.parts.activator.held)
+            yield world
+        finally:
+            wake(world)
+            answer = await first
+        assert answer.status == 200
+
+
+def wake(world: World) -> None:
+    world.faas.awake["survey-report.acme"] = 1
 
 
 async def test_what_is_answered_later_has_two_lines(tmp_path: Path) -> None:
     """Accepted, by which rule and instead of which refusal; then what became of it, under the same id."""
     async with one_is_held(tmp_path / "policies", "overflow: async") as world:
         assert (await world.get("/reports/de", token=world.token())).status == 202
+        await asyncio.sleep(0.1)
+        wake(world)
         await until(lambda: len(of_path(world, "/reports/de")) == 2)
         accepted, answered = of_path(world, "/reports/de")
     assert accepted["request_id"] == answered["request_id"]
