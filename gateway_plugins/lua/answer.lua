@@ -1,5 +1,6 @@
 -- Portero, post-function, header_filter: a function's direct answer, as policies/header_fields.py filter_answer leaves
--- it, and the fields that Portero adds. What Portero itself answers (internal listener, refusals) passes untouched.
+-- it, and the fields that Portero adds. What Portero itself answers (internal listener, refusals) passes untouched, but
+-- for what breaks one of HTTP/2, Connection and Upgrade (RFC 9113 section 8.2.2).
 -- An error in here closes the connection: nothing of the answer has left.
 --
 -- Framing is nginx's own: it has read Content-Length, Transfer-Encoding and Connection, and writes them anew.
@@ -58,6 +59,9 @@ return function()
   local verdict = kong.ctx.shared.portero_verdict
   local answer = type(verdict) == "table" and verdict.answer
   if not answer then
+    if ngx.var.server_protocol == "HTTP/2.0" then
+      ngx.header["Connection"], ngx.header["Upgrade"] = nil, nil
+    end
     return
   end
   local header, left = ngx.header, nil

@@ -393,31 +393,22 @@ def test_without_a_whole_verdict_nobody_passes(nginx: Nginx, wish: bytes, refuse
         assert b'"reason": "policy-unavailable"' in body
 
 
-def test_over_http_2_the_same_holds(nginx: Nginx) -> None:
-    """The authority is the Host, the line names the version, names are lower-case already."""
+def over_http_2(nginx: Nginx, *fields: str) -> str:
+    """The answer to ``GET /a?b``, as curl prints it."""
     curl = shutil.which("curl")
     if (
         curl is None
         or "HTTP2" not in subprocess.run([curl, "--version"], capture_output=True, text=True, check=True).stdout
     ):
         pytest.skip("needs curl with HTTP/2")
-    subprocess.run(
-        [
-            curl,
-            "-s",
-            "--http2-prior-knowledge",
-            f"http://127.0.0.1:{nginx.port_2}/a?b",
-            "-H",
-            "X_Portero_Subject: root",
-            "-H",
-            "x-forwarded-for: 1.2.3.4",
-            "-H",
-            "Host: acme.localhost",
-        ],
-        check=True,
-        capture_output=True,
-        timeout=30,
-    )
+    words = [curl, "-si", "--http2-prior-knowledge", f"http://127.0.0.1:{nginx.port_2}/a?b"]
+    words += [word for field in ("Host: acme.localhost", *fields) for word in ("-H", field)]
+    return subprocess.run(words, check=True, capture_output=True, text=True, timeout=30).stdout
+
+
+def test_over_http_2_the_same_holds(nginx: Nginx) -> None:
+    """The authority is the Host, the line names the version, names are lower-case already."""
+    over_http_2(nginx, "X_Portero_Subject: root", "x-forwarded-for: 1.2.3.4")
     line, sent, facts = reached(nginx)
     assert line == b"GET /judged?b HTTP/1.1"
     assert b"x_portero_subject" not in sent
@@ -425,6 +416,16 @@ def test_over_http_2_the_same_holds(nginx: Nginx) -> None:
     assert (facts.target, facts.version) == (b"/a?b", (1, 1))
     assert [value for name, value in facts.fields if name == b"host"] == [b"acme.localhost"]
     assert isinstance(judged(facts), AccessRequest)
+
+
+def test_an_answer_of_ours_is_one_of_http_2(nginx: Nginx) -> None:
+    """426 has Upgrade and Connection, as HTTP/1.1 wants it; over HTTP/2 clients give up on what has them."""
+    fields = b"Upgrade: TLS/1.2, HTTP/1.1\r\nConnection: upgrade\r\nContent-Length: 0\r\n\r\n"
+    nginx.upstream.answer = b"HTTP/1.1 426 Upgrade Required\r\n" + fields
+    answer = over_http_2(nginx, "X-Wish: internal").lower()
+    assert answer.startswith("http/2 426")
+    assert "upgrade:" not in answer
+    assert "connection:" not in answer
 
 
 # -- what the client gets --------------------------------------------------------------------------------------------

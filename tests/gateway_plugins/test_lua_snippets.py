@@ -47,7 +47,7 @@ ALLOWED: Final = frozenset(
         kong.service.set_target kong.service.set_timeouts
         ngx.ctx ngx.ctx.balancer_data ngx.ctx.cached_request_headers
         ngx.header ngx.req.get_headers ngx.resp.get_headers ngx.status ngx.var
-        ngx.var.request_id ngx.var.upstream_upgrade
+        ngx.var.request_id ngx.var.server_protocol ngx.var.upstream_upgrade
         """,
     )
 )
