@@ -67,7 +67,7 @@ class BackendContract:
     async def test_a_sleeping_function_exists_without_replicas(self, world: World) -> None:
         """Asleep is not missing."""
         if world.asleep is not None:
-            assert await world.hurried.readiness(world.namespace, world.asleep) == Readiness(0, does_exist=True)
+            assert await world.backend.readiness(world.namespace, world.asleep) == Readiness(0, does_exist=True)
 
     async def test_a_function_that_is_not_there(self, world: World) -> None:
         """The platform's own word for it is an answer, no failure."""

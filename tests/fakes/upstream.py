@@ -49,6 +49,8 @@ class Peer:
 
     async def send(self, *pieces: bytes) -> None:
         for piece in pieces:
+            if self.writer.is_closing():  # uvloop knows no ConnectionError for it
+                raise ConnectionResetError
             self.writer.write(piece)
             await self.writer.drain()
 

@@ -134,10 +134,15 @@ class TestByProbing(BackendContract):
     @pytest.fixture
     async def world(self, cluster: FakeKnative) -> AsyncIterator[World]:
         cluster.add("asleep", replicas=0, start_s=0.5)
+        cluster.add("far", replicas=0, start_s=60)
         made, hurried = backend(cluster.url), backend(cluster.url, **HURRIED)
         yield world_of(made, hurried, cluster, unknowable=frozenset({"stop"}), unwakeable=frozenset({"stop"}))
         await made.close()
         await hurried.close()
+
+    async def test_a_sleeping_function_exists_without_replicas(self, world: World) -> None:
+        """Who asks it is held; it is given up soon."""
+        assert await world.hurried.readiness(world.namespace, "far") == Readiness(0, does_exist=True)
 
 
 # -- where -----------------------------------------------------------------------------------------

@@ -292,6 +292,14 @@ async def refused(store: RedisState, within_s: float) -> None:
         assert loop.time() - began < within_s
 
 
+async def answered(store: RedisState, name: str) -> bytes | None:
+    """What it says once it says something: a machine that stands still is a Redis that is silent for longer."""
+    async with asyncio.timeout(20):
+        while True:
+            with contextlib.suppress(StoreUnavailable):
+                return await store.get(name)
+
+
 @pytest.mark.redis
 @pytest.mark.parametrize("is_cluster", [False, True], ids=["server", "cluster"])
 async def test_a_redis_that_is_not_there_is_unavailable(is_cluster: bool) -> None:
@@ -312,7 +320,7 @@ async def test_a_redis_that_is_silent_is_unavailable_in_time() -> None:
             many = await asyncio.gather(*(store.get(name) for _ in range(200)), return_exceptions=True)
             assert all(isinstance(answer, StoreUnavailable) for answer in many)
             server.thaw()
-            assert await store.get(name) == b"kept"
+            assert await answered(store, name) == b"kept"
 
 
 @pytest.mark.redis
