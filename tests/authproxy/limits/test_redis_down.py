@@ -2,7 +2,9 @@
 When Redis is down: no request fails, waits long or gets more than its share; and when it is back, it is used again.
 
 Bounds are those that a caller notices; what this process was late by itself (``Load.lag_s``) is not held against the
-store.
+store, nor what others on the machine cost (``LOOP``).
+
+Longer than other modules: each way in which Redis can be ill has its own rule.
 """
 
 from __future__ import annotations
@@ -16,13 +18,21 @@ from typing import Literal
 
 import pytest
 
+from authproxy.limits import redis as module
 from authproxy.limits.redis import RedisStore
 from authproxy.metrics import Metrics
 from policies.gcra import Check, Spent, share_of
 from tests.contracts.limit_store import check
 from tests.fakes.redis_server import RedisServer, free_port
+from tests.fakes.steady_loop import SteadyLoop
 
 pytestmark = [pytest.mark.redis, pytest.mark.alone]
+LOOP = SteadyLoop
+
+
+def clock() -> float:
+    """Seconds of the loop's."""
+    return asyncio.get_running_loop().time()
 
 
 class Load:
@@ -41,18 +51,18 @@ class Load:
 
     async def _watch(self) -> None:
         while True:
-            began = time.monotonic()
+            began = clock()
             await asyncio.sleep(0.002)
-            self.lag_s = max(self.lag_s, time.monotonic() - began - 0.002)
+            self.lag_s = max(self.lag_s, clock() - began - 0.002)
 
     async def _caller(self) -> None:
         while True:
-            began = time.monotonic()
+            began = clock()
             checks = (self._check, check(1000.0, 1000, key="load"))
             spent = self._store.spend_now("acme", checks, time.time())
             if spent is None:
                 spent = await self._store.spend("acme", checks, time.time())
-            self.took_s.append((began, time.monotonic() - began))
+            self.took_s.append((began, clock() - began))
             self.answers.append(spent)
             await asyncio.sleep(0.003)
 
@@ -72,10 +82,12 @@ async def loaded(server: RedisServer) -> AsyncIterator[tuple[RedisStore, Load, M
     store = RedisStore(server.url, metrics=metrics)
     await store.start()
     load = Load(store, check(100_000.0, 100_000))
-    await asyncio.sleep(0.3)
-    yield store, load, metrics
-    await load.stop()
-    await store.close()
+    try:
+        await asyncio.sleep(0.3)
+        yield store, load, metrics
+    finally:
+        await load.stop()
+        await store.close()
 
 
 @asynccontextmanager
@@ -91,28 +103,30 @@ async def serving(
         writer.close()
 
     server = await asyncio.start_server(connected, "127.0.0.1", 0)
-    yield server.sockets[0].getsockname()[1]
-    await asyncio.sleep(0.02)
-    for writer in writers:
-        writer.transport.abort()
-    server.close()
-    await server.wait_closed()
-    await asyncio.sleep(0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        await asyncio.sleep(0.02)
+        for writer in writers:
+            writer.transport.abort()
+        server.close()
+        await server.wait_closed()
+        await asyncio.sleep(0)
 
 
 async def until(store: RedisStore, *, is_degraded: bool, within_s: float) -> float:
-    began = time.monotonic()
+    began = clock()
     while store.is_degraded != is_degraded:
-        assert time.monotonic() - began < within_s
+        assert clock() - began < within_s
         await asyncio.sleep(0.005)
-    return time.monotonic() - began
+    return clock() - began
 
 
 async def test_killed_under_load(own_redis: RedisServer) -> None:
     """R9: no error; added latency at most 60 ms once and 2 ms after; back within 2 s of its return."""
     async with loaded(own_redis) as (store, load, metrics):
         assert metrics.limit_store_is_degraded.value() == 0
-        killed = time.monotonic()
+        killed = clock()
         await asyncio.to_thread(own_redis.kill)
         await until(store, is_degraded=True, within_s=1)
         await asyncio.sleep(0.7)
@@ -132,10 +146,10 @@ async def test_killed_under_load(own_redis: RedisServer) -> None:
 async def test_frozen_under_load(own_redis: RedisServer) -> None:
     """A server that is there and says nothing costs one wait of 60 ms at most, not one for each request or attempt."""
     async with loaded(own_redis) as (store, load, _):
-        frozen = time.monotonic()
+        frozen = clock()
         own_redis.freeze()
         await until(store, is_degraded=True, within_s=1)
-        degraded = time.monotonic()
+        degraded = clock()
         await asyncio.sleep(1.5)
         assert max(load.since(frozen - 0.01)) <= 0.060 + load.lag_s
         after = sorted(load.since(degraded))
@@ -156,14 +170,14 @@ async def test_a_black_hole_from_the_start() -> None:
 
 
 async def _black_hole(store: RedisStore) -> None:
-    began = time.monotonic()
+    began = clock()
     assert (await store.spend("acme", (check(),), time.time())).refused is None
-    assert time.monotonic() - began < 0.4
+    assert clock() - began < 0.4
     took = []
     for _ in range(200):
-        asked = time.monotonic()
+        asked = clock()
         assert store.spend_now("acme", (check(),), time.time()) is not None
-        took.append(time.monotonic() - asked)
+        took.append(clock() - asked)
         await asyncio.sleep(0.005)
     assert statistics.quantiles(took, n=100)[98] <= 0.002
     await store.close()
@@ -234,8 +248,9 @@ async def test_replicas_take_a_share_each(own_redis: RedisServer) -> None:
     stores = [RedisStore(own_redis.url, metrics=Metrics()) for _ in range(2)]
     for store in stores:
         await store.start()
-    await asyncio.sleep(1.1)
-    assert [store.replicas for store in stores] == [2, 2]
+    async with asyncio.timeout(10):
+        while [store.replicas for store in stores] != [2, 2]:  # noqa: ASYNC110  # a heartbeat tells nobody
+            await asyncio.sleep(0.01)
     own_redis.kill()
     for store in stores:
         await until(store, is_degraded=True, within_s=1)
@@ -314,22 +329,26 @@ async def test_a_name_that_is_none() -> None:
     store = RedisStore("redis://no..name:6379", metrics=metrics)
     await store.start()
     assert store.spend_now("acme", (check(1.0, 1),), time.time()) is not None
-    await asyncio.sleep(0.2)
+    async with asyncio.timeout(10):
+        while metrics.limit_store_failures_total.value() <= 1:  # noqa: ASYNC110  # nobody is told of an attempt
+            await asyncio.sleep(0.01)
     assert store.is_degraded
     assert metrics.limit_store_is_degraded.value() == 1
-    assert metrics.limit_store_failures_total.value() > 1
     await store.close()
 
 
-async def test_a_crowd_is_not_held_against_redis(own_redis: RedisServer) -> None:
+async def test_a_crowd_is_not_held_against_redis(own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """3,000 requests at once, judged by a loop that was late itself: Redis answers promptly and so counts them all."""
+    monkeypatch.setattr(module, "SECOND_LOOK_S", 1.0)  # it may be stopped within the second look
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, SteadyLoop)
     metrics = Metrics()
     store = RedisStore(own_redis.url, metrics=metrics)
     await store.start()
     checks = (check(0.001, 1000, key="crowd"), check(1000.0, 5000, key="other"))
     asked = [asyncio.ensure_future(store.spend("acme", checks, time.time())) for _ in range(3000)]
     await asyncio.sleep(0)
-    time.sleep(0.06)  # noqa: ASYNC251 - the loop being late is what is tested
+    loop.pass_s(0.06)
     answers = await asyncio.gather(*asked)
     assert sum(answer.refused is None for answer in answers) == 1000
     assert metrics.limit_store_failures_total.value() == 0
