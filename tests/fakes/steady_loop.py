@@ -7,7 +7,7 @@ what it was to wait for could happen; waits and work are as long as ever. What b
 see: tests of that want another.
 
 A module whose tests run on it says ``LOOP = SteadyLoop``, below a conftest that takes
-``pytest_asyncio_loop_factories`` from here.
+``pytest_asyncio_loop_factories`` from here; below one that has ``loop_of(item, SteadyLoop)``, it says nothing.
 """
 
 from __future__ import annotations
@@ -73,7 +73,13 @@ class SteadyLoop(asyncio.SelectorEventLoop):
         self._steady.pass_s(seconds)
 
 
-def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+def loop_of(
+    item: pytest.Item, usual: Callable[[], asyncio.AbstractEventLoop]
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """The loop of a module's tests: its ``LOOP``, else the usual one."""
     module: Any = item.getparent(pytest.Module)
-    return {"loop": getattr(module.obj, "LOOP", asyncio.new_event_loop)}
+    return {"loop": getattr(module.obj, "LOOP", usual)}
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return loop_of(item, asyncio.new_event_loop)

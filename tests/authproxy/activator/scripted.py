@@ -1,13 +1,11 @@
-"""Cold starts without sockets or waiting: a loop whose time jumps, a platform and a cluster that do as told."""
+"""Cold starts without sockets or waiting, on a loop whose time jumps: a platform and a cluster that do as told."""
 
 from __future__ import annotations
 
 import asyncio
-import functools
-import selectors
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any, ParamSpec
+from typing import Any
 
 from authproxy.activator import Activator, Grant
 from authproxy.activator.cluster import LocalCluster
@@ -19,44 +17,6 @@ from policies.principal import Principal
 from policies.tables import ColdStart, Place, TenantTable
 from tests.authproxy.activator.front import ANA, FUNCTION, REQUEST
 from tests.fakes.places import place
-
-P = ParamSpec("P")
-
-
-class _Jumping(selectors.SelectSelector):
-    """Never waits: says how long it would have."""
-
-    skipped_s = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        events = super().select(0)
-        if not events and timeout is None:
-            raise RuntimeError("nothing will ever happen")
-        if not events and timeout:
-            self.skipped_s += timeout
-        return events
-
-
-class JumpingLoop(asyncio.SelectorEventLoop):
-    """Time passes when there is nothing else to do, and then at once."""
-
-    def __init__(self) -> None:
-        self._jumping = _Jumping()
-        super().__init__(self._jumping)
-
-    def time(self) -> float:
-        return round(self._jumping.skipped_s, 9)  # sums of floats would differ by how they were added
-
-
-def in_jumping_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
-    """Run a test in a ``JumpingLoop`` of its own."""
-
-    @functools.wraps(test)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        with asyncio.Runner(loop_factory=JumpingLoop) as runner:
-            runner.run(test(*args, **kwargs))
-
-    return run
 
 
 def cold_place(cold_start: ColdStart, *, of: TenantTable | None = None, **changed: Any) -> Place:

@@ -21,7 +21,7 @@ from policies.decision import Deny, Reason
 from policies.principal import anonymous
 from policies.tables import Ceilings, Place
 from tests.authproxy.activator.front import ANA, FUNCTION, KEY, REQUEST, front, let_in, refused, until
-from tests.authproxy.activator.scripted import in_jumping_time
+from tests.fakes.jumping_loop import in_jumping_time
 from tests.fakes.places import place, tenant
 from tests.fakes.steady_loop import SteadyLoop
 

@@ -12,7 +12,8 @@ from policies.decision import Deny, Reason
 from policies.held_bytes import HeldBytes
 from policies.tables import Ceilings, ColdStart
 from tests.authproxy.activator.front import let_in, refused
-from tests.authproxy.activator.scripted import Platform, Waiting, cold_place, in_jumping_time, now
+from tests.authproxy.activator.scripted import Platform, Waiting, cold_place, now
+from tests.fakes.jumping_loop import in_jumping_time
 from tests.fakes.places import place, tenant
 
 TOO_LARGE = Deny(Reason.BODY_TOO_LARGE)

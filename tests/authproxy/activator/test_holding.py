@@ -13,7 +13,8 @@ from policies.decision import Reason
 from policies.principal import Principal, anonymous
 from policies.tables import AsyncSpec, Ceilings, ColdStart
 from tests.authproxy.activator.front import REQUEST, let_in, refused, request_of
-from tests.authproxy.activator.scripted import Platform, Waiting, cold_place, in_jumping_time, now
+from tests.authproxy.activator.scripted import Platform, Waiting, cold_place, now
+from tests.fakes.jumping_loop import in_jumping_time
 from tests.fakes.places import place, tenant
 
 ONE_EACH = ColdStart(max_held_per_caller=1)

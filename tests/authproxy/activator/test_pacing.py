@@ -12,7 +12,8 @@ from policies.coldstart import STARTING_CONCURRENCY
 from policies.principal import Principal
 from policies.tables import Ceilings
 from tests.authproxy.activator.front import REQUEST, Front, front, let_in
-from tests.authproxy.activator.scripted import Platform, Waiting, in_jumping_time
+from tests.authproxy.activator.scripted import Platform, Waiting
+from tests.fakes.jumping_loop import in_jumping_time
 from tests.fakes.places import place, tenant
 from tests.fakes.steady_loop import SteadyLoop
 

@@ -10,7 +10,8 @@ from policies.decision import Reason
 from policies.principal import Principal
 from policies.tables import Ceilings, ColdStart, Place
 from tests.authproxy.activator.front import FUNCTION, let_in, refused
-from tests.authproxy.activator.scripted import Platform, ScriptedCluster, Waiting, cold_place, in_jumping_time
+from tests.authproxy.activator.scripted import Platform, ScriptedCluster, Waiting, cold_place
+from tests.fakes.jumping_loop import in_jumping_time
 from tests.fakes.places import place, tenant
 
 FUNCTION_KEY = f"function:faas/acme/{FUNCTION}"

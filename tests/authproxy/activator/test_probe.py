@@ -9,7 +9,8 @@ import pytest
 from policies.decision import Reason
 from policies.tables import ColdStart
 from tests.authproxy.activator.front import let_in, refused
-from tests.authproxy.activator.scripted import Platform, Waiting, cold_place, in_jumping_time, now
+from tests.authproxy.activator.scripted import Platform, Waiting, cold_place, now
+from tests.fakes.jumping_loop import in_jumping_time
 from tests.fakes.places import place
 
 

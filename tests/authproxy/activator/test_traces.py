@@ -13,7 +13,7 @@ from policies.decision import Deny, Reason
 from policies.principal import Principal
 from policies.tables import Ceilings, ColdStart, Place
 from tests.authproxy.activator.front import HOT, REQUEST, always_there
-from tests.authproxy.activator.scripted import JumpingLoop, Platform, Waiting, cold_place, now
+from tests.authproxy.activator.scripted import Platform, Waiting, cold_place, now
 from tests.authproxy.activator.traces import (
     LAG_S,
     REST_S,
@@ -28,6 +28,7 @@ from tests.authproxy.activator.traces import (
     Trace,
     traces,
 )
+from tests.fakes.jumping_loop import JumpingLoop
 from tests.fakes.places import tenant
 
 MAX_HELD = 20

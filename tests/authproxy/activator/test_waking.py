@@ -11,7 +11,8 @@ from policies.decision import Deny, Reason
 from policies.principal import Principal
 from policies.tables import Place
 from tests.authproxy.activator.front import let_in, refused
-from tests.authproxy.activator.scripted import Platform, ScriptedCluster, Waiting, in_jumping_time, now
+from tests.authproxy.activator.scripted import Platform, ScriptedCluster, Waiting, now
+from tests.fakes.jumping_loop import in_jumping_time
 from tests.fakes.places import place, tenant
 
 

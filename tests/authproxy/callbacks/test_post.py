@@ -81,11 +81,9 @@ async def test_a_receiver_that_talks_nonsense_is_tried_again(answer: bytes) -> N
         writer.write(answer)
         writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    attempt = await CallbackHttp(allow_loopback_http=True).post(callback(server.sockets[0].getsockname()[1]))
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        attempt = await CallbackHttp(allow_loopback_http=True).post(callback(server.sockets[0].getsockname()[1]))
     assert attempt.outcome is Outcome.AGAIN
-    server.close()
-    await server.wait_closed()
 
 
 async def test_nobody_there_is_tried_again() -> None:

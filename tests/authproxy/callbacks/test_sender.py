@@ -70,7 +70,7 @@ async def running() -> AsyncIterator[Callable[..., tuple[Callbacks, Ends]]]:
 
 
 async def settled(callbacks: Callbacks) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while len(callbacks):  # noqa: ASYNC110  # nobody is told by design: deliveries are behind
             await asyncio.sleep(0.002)
 

@@ -1,10 +1,13 @@
-"""Results in memory and in Redis: the contract over both, and what each does when it is full, ill or lied to."""
+"""
+Results in memory and in Redis: the contract over both, and what each does when it is full, ill or lied to.
+
+Longer than other modules: a Redis has many ways to be ill.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 import traceback
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -79,10 +82,12 @@ async def a_world(server: RedisServer, replicas: int, *, is_cluster: bool = Fals
     clock = RedisTime(server)
     options: dict[str, Any] = {"is_cluster": is_cluster, "timeout_s": SLOW_S, "monotonic": clock}
     stores = [RedisResults(server.url, **options) for _ in range(replicas)]
-    yield World(stores, clock.wait)
-    for store in stores:
-        await store.close()
-    clock.close()
+    try:
+        yield World(stores, clock.wait)
+    finally:
+        for store in stores:
+            await store.close()
+        clock.close()
 
 
 class TestMemoryResults(ResultStoreContract):
@@ -308,9 +313,9 @@ async def test_a_clock_that_is_set_back_keeps_nothing_for_longer(redis: RedisSer
         client.eval(_PASS, 1, ends, -86_400_000)  # as they stand when the clock that wrote them was a day ahead
         client.hincrby(counts, "now", 86_400_000)
         assert await world.at(0).renew(tenant, alive)
-        await world.wait(PENDING_S * 0.9)
+        await world.wait(PENDING_S * 0.7)
         assert await world.at(0).renew(tenant, alive)
-        await world.wait(PENDING_S * 0.9)
+        await world.wait(PENDING_S * 0.7)
         assert await world.at(0).read(tenant, dead) is None
         assert await world.at(0).read(tenant, alive) == (Owner(tenant, "login|ana"), None)
         assert await world.at(0).read(tenant, done) is not None
@@ -396,20 +401,23 @@ async def test_a_redis_that_is_not_there_is_unavailable(is_cluster: bool) -> Non
 async def test_a_redis_that_falls_silent_is_unavailable_in_time() -> None:
     """Frozen at any step, each call ends soon; what was written before is there when it comes back."""
     with redis_server() as server:
+        loop = asyncio.get_running_loop()
         store = RedisResults(server.url, timeout_s=0.1)
         patient = RedisResults(server.url, timeout_s=SLOW_S)
-        pending, done = [await opened(patient, "acme") for _ in range(2)]
-        await patient.finish("acme", done, a_result())
-        server.freeze()
-        for call in every_call(store, pending):
-            began = time.monotonic()
-            with pytest.raises(StoreUnavailable):
-                await call()
-            assert time.monotonic() - began < 0.8
-        server.thaw()
-        assert await patient.read("acme", done) == (Owner("acme", "login|ana"), a_result())
-        await store.close()
-        await patient.close()
+        try:
+            pending, done = [await opened(patient, "acme") for _ in range(2)]
+            await patient.finish("acme", done, a_result())
+            server.freeze()
+            for call in every_call(store, pending):
+                began = loop.time()
+                with pytest.raises(StoreUnavailable):
+                    await call()
+                assert loop.time() - began < 0.8
+            server.thaw()
+            assert await patient.read("acme", done) == (Owner("acme", "login|ana"), a_result())
+        finally:
+            await store.close()
+            await patient.close()
 
 
 @pytest.mark.redis

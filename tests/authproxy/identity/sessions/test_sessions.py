@@ -510,12 +510,12 @@ async def test_a_refresh_ahead_that_fails_hurts_nobody(world: World, jar: Jar, e
     world.refresher.answer = error
     for _ in range(14):
         named(await answer(world, jar))
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(0.01)
         world.clock.pass_s(1)
     assert world.refresher.asked == 1
     world.clock.pass_s(1)
     named(await answer(world, jar))
-    await asyncio.sleep(0.001)
+    await asyncio.sleep(0.01)
     assert world.refresher.asked == 2
     assert world.sessions._ahead.failed == 2
 

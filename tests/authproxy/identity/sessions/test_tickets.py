@@ -205,7 +205,7 @@ async def test_claims_are_fetched_ahead_of_time_and_kept(world: World, jar: Jar)
     world.clock.pass_s(720)
     world.refresher.answer = some_tokens(world.now, {"groups": ["new"]})
     assert named(await answer(world, jar)).groups == frozenset(("analysts",))
-    await asyncio.sleep(0.001)
+    await asyncio.sleep(0.01)
     assert named(await answer(world, jar)).groups == frozenset(("new",))
     other = World(store=world.store, keys=world.sealer._keys)
     other.clock.now = world.now
