@@ -1,4 +1,8 @@
-"""Audit: every refusal leaves one line that nothing in a request can forge, at a bounded cost."""
+"""
+Audit: every refusal leaves one line that nothing in a request can forge, at a bounded cost.
+
+Longer than other modules: one line and its costs.
+"""
 
 from __future__ import annotations
 

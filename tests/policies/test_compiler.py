@@ -1,4 +1,8 @@
-"""Documents to tables: what must fit together, every mistake at once, and what the tables hold in the end."""
+"""
+Documents to tables: what must fit together, every mistake at once, and what the tables hold in the end.
+
+Longer than other modules: every rule of the policy files is held here, with its mistakes.
+"""
 
 from __future__ import annotations
 

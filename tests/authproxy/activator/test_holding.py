@@ -1,4 +1,8 @@
-"""What a held request brings with it: how long it may wait, whom it is counted with, how much of a share it has."""
+"""
+What a held request brings with it: how long it may wait, whom it is counted with, how much of a share it has.
+
+Longer than other modules: one request and all that it brings.
+"""
 
 from __future__ import annotations
 

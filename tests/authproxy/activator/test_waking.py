@@ -1,4 +1,8 @@
-"""The wake itself: one for however many wait, anywhere in the cluster, paid once, and not repeated for nobody."""
+"""
+The wake itself: one for however many wait, anywhere in the cluster, paid once, and not repeated for nobody.
+
+Longer than other modules: one wake, from every side.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The registry of live exchanges: who may no longer is cut, whatever goes wrong with others."""
+"""
+The registry of live exchanges: who may no longer is cut, whatever goes wrong with others.
+
+Longer than other modules: one registry and its ways to fail.
+"""
 
 import asyncio
 import math

@@ -1,4 +1,8 @@
-"""Portero as a client: what it asks of an honest provider, and what it makes of the answers."""
+"""
+Portero as a client: what it asks of an honest provider, and what it makes of the answers.
+
+Longer than other modules: one protocol, step by step.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Sessions in cookies: begun, used, renewed, over. Each on one replica with everything it asks for faked."""
+"""
+Sessions in cookies: begun, used, renewed, over. Each on one replica with everything it asks for faked.
+
+Longer than other modules: the whole life of a session is read together.
+"""
 
 from __future__ import annotations
 
